@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/huge_mm.h>
+#include <linux/ksm.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+
+__rust_helper struct folio *rust_helper_page_folio(struct page *page)
+{
+	return page_folio(page);
+}
+
+__rust_helper void rust_helper_folio_get(struct folio *folio)
+{
+	folio_get(folio);
+}
+
+__rust_helper void rust_helper_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+__rust_helper bool rust_helper_folio_trylock(struct folio *folio)
+{
+	return folio_trylock(folio);
+}
+
+__rust_helper bool rust_helper_folio_test_large(struct folio *folio)
+{
+	return folio_test_large(folio);
+}
+
+__rust_helper bool rust_helper_folio_maybe_dma_pinned(struct folio *folio)
+{
+	return folio_maybe_dma_pinned(folio);
+}
+
+__rust_helper int rust_helper_split_folio(struct folio *folio)
+{
+	return split_folio(folio);
+}
+
+__rust_helper pte_t rust_helper_folio_mk_pte(struct folio *folio, pgprot_t prot)
+{
+	return folio_mk_pte(folio, prot);
+}
+
+__rust_helper int rust_helper_PageAnonExclusive(const struct page *page)
+{
+	return PageAnonExclusive(page);
+}
+
+__rust_helper void rust_helper_ksm_might_unmap_zero_page(struct mm_struct *mm,
+							 pte_t pte)
+{
+	ksm_might_unmap_zero_page(mm, pte);
+}
+
+__rust_helper unsigned long
+rust_helper_linear_anon_page_index(const struct vm_area_struct *vma,
+				   const unsigned long address)
+{
+	return linear_anon_page_index(vma, address);
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Folios: memory of one or more pages that is managed as one.
+//!
+//! A [`Folio`] is what the page tables of one or more processes map. Its lock holds off whatever
+//! wants to move, split or unmap it, and every walk of its reverse mapping.
+//!
+//! Lock order: the folio lock is taken before any page-table lock. Under a page-table lock it may
+//! only be tried.
+//!
+//! C header: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h)
+
+use crate::{
+    bindings,
+    error::{
+        to_result,
+        Result, //
+    },
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    },
+    ffi,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    },
+};
+use core::ptr::NonNull;
+
+/// A wrapper for the kernel's `struct folio`.
+///
+/// # Invariants
+///
+/// Values of this type are always refcounted: by an `ARef`, or by a page-table entry whose lock is
+/// held for as long as the reference lives.
+#[repr(transparent)]
+pub struct Folio(Opaque<bindings::folio>);
+
+// SAFETY: By the type invariants, this type is always refcounted.
+unsafe impl AlwaysRefCounted for Folio {
+    #[inline]
+    fn inc_ref(&self) {
+        // SAFETY: The pointer is valid since self is a reference.
+        unsafe { bindings::folio_get(self.as_ptr()) };
+    }
+
+    #[inline]
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: The caller is giving up their refcount.
+        unsafe { bindings::folio_put(obj.cast().as_ptr()) };
+    }
+}
+
+impl Folio {
+    /// Access a folio given a raw pointer.
+    ///
+    /// # Safety
+    ///
+    /// The folio must stay referenced for the duration of `'a`, by a count of the caller's or by a
+    /// page-table entry that cannot change meanwhile.
+    #[inline]
+    pub unsafe fn from_raw<'a>(ptr: *mut bindings::folio) -> &'a Self {
+        // SAFETY: The caller promises that the folio lives for 'a. The layout is compatible due to
+        // repr(transparent).
+        unsafe { &*ptr.cast() }
+    }
+
+    /// Returns a raw pointer to the folio.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut bindings::folio {
+        self.0.get()
+    }
+
+    /// Whether the folio has more than one page.
+    ///
+    /// Stable while the folio is locked, or while a page-table entry that maps it is.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        // SAFETY: The pointer is valid since self is a reference.
+        unsafe { bindings::folio_test_large(self.as_ptr()) }
+    }
+
+    /// Whether any page of the folio may be pinned for DMA.
+    ///
+    /// May say yes for a folio with very many references. A no is final only once nobody can pin
+    /// any more: after the entries that map it were cleared under their lock.
+    #[inline]
+    pub fn maybe_dma_pinned(&self) -> bool {
+        // SAFETY: The pointer is valid since self is a reference.
+        unsafe { bindings::folio_maybe_dma_pinned(self.as_ptr()) }
+    }
+
+    /// Locks the folio if nobody else holds its lock. Does not sleep.
+    #[inline]
+    #[must_use = "the folio unlocks immediately when the guard is unused"]
+    pub fn try_lock(&self) -> Option<FolioGuard<'_>> {
+        // SAFETY: The pointer is valid since self is a reference.
+        if unsafe { bindings::folio_trylock(self.as_ptr()) } {
+            // INVARIANT: We just acquired the lock.
+            Some(FolioGuard {
+                folio: self,
+                _nts: NotThreadSafe,
+            })
+        } else {
+            None
+        }
+    }
+
+    /// Gives up the reference and sleeps until whoever holds the folio's lock lets go of it.
+    ///
+    /// An extra reference makes a split or a migration of the folio fail, so a waiter must not
+    /// keep one. Afterwards the caller knows nothing of the folio and looks it up again.
+    ///
+    /// May sleep. Fails with `EINTR` when a fatal signal arrives.
+    #[inline]
+    pub fn put_and_wait_unlocked(this: ARef<Folio>) -> Result {
+        let folio = ARef::into_raw(this);
+        // SAFETY: The reference that `into_raw` handed over is the one that the function drops.
+        to_result(unsafe {
+            bindings::folio_put_wait_locked(folio.cast().as_ptr(), bindings::TASK_KILLABLE as ffi::c_int)
+        })
+    }
+}
+
+/// A guard for the folio lock; unlocks when dropped.
+///
+/// # Invariants
+///
+/// The lock of `folio` is held, and this guard owns it.
+#[must_use = "the folio unlocks immediately when the guard is unused"]
+pub struct FolioGuard<'a> {
+    folio: &'a Folio,
+    // The lock belongs to no thread, but whoever takes it under a page-table lock lets go of it
+    // before that one.
+    _nts: NotThreadSafe,
+}
+
+impl FolioGuard<'_> {
+    /// The folio whose lock is held.
+    #[inline]
+    pub fn folio(&self) -> &Folio {
+        self.folio
+    }
+
+    /// Splits a large folio into single pages. The lock stays with the first of them.
+    ///
+    /// The caller must hold a reference of its own besides the lock and no page-table lock, so
+    /// that the folio it got from an [`ARef`] is the way to call this.
+    ///
+    /// May sleep. Fails with `EAGAIN` where others hold references, `EBUSY` where the folio cannot
+    /// be split now, `ENOMEM`.
+    pub fn split(&self) -> Result {
+        // SAFETY: By the type invariants the folio is locked and referenced.
+        to_result(unsafe { bindings::split_folio(self.folio.as_ptr()) })
+    }
+}
+
+impl Drop for FolioGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants we hold the lock.
+        unsafe { bindings::folio_unlock(self.folio.as_ptr()) };
+    }
+}

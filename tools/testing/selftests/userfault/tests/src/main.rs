@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of `MADV_USERFAULT` and `remap_anon_pages`, for a booted kernel that has both.
+//!
+//! Each test runs in a child of its own with a time limit.  The results go to standard output in
+//! the Test Anything Protocol.  A kernel without the calls fails the tests: none is skipped for it.
+
+mod cgroup;
+mod content;
+mod fail;
+mod harness;
+mod knobs;
+mod madvise_background;
+mod madvise_fault;
+mod madvise_flag;
+mod madvise_kernel;
+mod madvise_kinds;
+mod madvise_lifetime;
+mod proc;
+mod process;
+mod remap_args;
+mod remap_busy;
+mod remap_entry;
+mod remap_moved;
+mod remap_occupied;
+mod remap_result;
+mod remap_threads;
+mod remap_vma;
+mod runner;
+mod special;
+mod swap;
+mod sys;
+mod touch;
+mod uffd;
+
+use clap::{value_parser, Arg, ArgAction, Command};
+use std::process::ExitCode;
+use std::time::Duration;
+
+fn command() -> Command {
+    Command::new("userfault-tests")
+        .about("Tests MADV_USERFAULT and remap_anon_pages in the running kernel; TAP on stdout")
+        .arg(
+            Arg::new("filter")
+                .action(ArgAction::Append)
+                .help("Run the tests whose name contains one of these; all by default"),
+        )
+        .arg(
+            Arg::new("skip")
+                .long("skip")
+                .value_name("TEXT")
+                .action(ArgAction::Append)
+                .help("Leave out the tests whose name contains this; may be repeated"),
+        )
+        .arg(
+            Arg::new("exact")
+                .long("exact")
+                .action(ArgAction::SetTrue)
+                .help("A filter is the whole name of a test"),
+        )
+        .arg(
+            Arg::new("list")
+                .long("list")
+                .action(ArgAction::SetTrue)
+                .help("Print the names of the tests and run none"),
+        )
+        .arg(
+            Arg::new("timeout")
+                .long("timeout")
+                .value_name("SECONDS")
+                .value_parser(value_parser!(u64).range(1..))
+                .default_value("60")
+                .help("The time limit of one test"),
+        )
+        .arg(
+            Arg::new(madvise_lifetime::PROBE_FLAGS)
+                .long(madvise_lifetime::PROBE_FLAGS)
+                .action(ArgAction::SetTrue)
+                .hide(true)
+                .help("Exit with 1 if any of the own memory is marked, for the test of exec"),
+        )
+}
+
+fn main() -> ExitCode {
+    let args = command().get_matches();
+    if args.get_flag(madvise_lifetime::PROBE_FLAGS) {
+        return madvise_lifetime::probe_flags();
+    }
+
+    let texts = |name| -> Vec<String> {
+        args.get_many::<String>(name)
+            .unwrap_or_default()
+            .cloned()
+            .collect()
+    };
+    let (filters, skipped) = (texts("filter"), texts("skip"));
+    let exact = args.get_flag("exact");
+    let wanted = |name: &str| {
+        let found = |text: &String| {
+            if exact {
+                name == text
+            } else {
+                name.contains(text)
+            }
+        };
+        (filters.is_empty() || filters.iter().any(found))
+            && !skipped.iter().any(|text| name.contains(text))
+    };
+
+    let mut tests = harness::all_tests();
+    tests.retain(|test| wanted(test.name));
+    if tests.is_empty() {
+        eprintln!("userfault-tests: no test has such a name; see --list");
+        return ExitCode::from(2);
+    }
+    if args.get_flag("list") {
+        tests.iter().for_each(|test| println!("{}", test.name));
+        return ExitCode::SUCCESS;
+    }
+
+    let limit = Duration::from_secs(*args.get_one("timeout").expect("it has a default"));
+    match runner::run(&tests, limit) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("Bail out! {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that cannot be moved, since another one has them too: EBUSY, and they stay.
+
+use crate::harness::{Outcome, Skip};
+use crate::knobs::{ksm_number, set_ksm};
+use crate::proc::{ensure_entries, ensure_holes, ensure_present, entries, entry};
+use crate::process::{must_pass_in_child, Holder};
+use crate::special::{huge_pages, is_huge};
+use crate::sys::{page, remap, remap_all, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
+use crate::{ensure_eq, register};
+use anyhow::{ensure, Context};
+use io_uring::IoUring;
+use nix::errno::Errno;
+use std::time::{Duration, Instant};
+
+/// The move is refused with EBUSY, under any flags, and changes nothing.
+fn ensure_busy(src: Span) -> Outcome {
+    let dst = Area::pages(src.nr_pages())?;
+    for flags in [0, RAP_ALLOW_SRC_HOLES] {
+        ensure_eq!(remap(*dst, src, flags), Err(Errno::EBUSY), "flags {flags}");
+    }
+    ensure_present(src)?;
+    ensure_holes(*dst)
+}
+
+/// The move works.
+fn ensure_moves(src: Span) -> anyhow::Result<Area> {
+    let dst = Area::pages(src.nr_pages())?;
+    remap_all(*dst, src)?;
+    ensure_holes(src)?;
+    Ok(dst)
+}
+
+/// A41: a page that a child has too stays where it is, for the parent as for the child.
+fn a41_forked_page() -> Outcome {
+    let src = Area::filled(2, 1)?;
+    let holder = Holder::fork()?;
+    ensure_busy(*src)?;
+    must_pass_in_child(|| {
+        ensure_busy(*src)?;
+        src.check_pages(1)
+    })?;
+    drop(holder);
+    src.check_pages(1)
+}
+
+/// A41: memory with MADV_DONTFORK is not shared with a child, and moves.
+fn a41_dontfork() -> Outcome {
+    let src = Area::filled(2, 1)?;
+    src.advise(libc::MADV_DONTFORK).context("MADV_DONTFORK")?;
+    let _holder = Holder::fork()?;
+    ensure_moves(*src)?.check_pages(1)
+}
+
+/// A41: the parent's own copy, made by a write, moves while the child keeps the old page.
+fn a41_own_copy() -> Outcome {
+    let src = Area::filled(2, 1)?;
+    must_pass_in_child(|| {
+        let holder = Holder::fork()?;
+        src.fill_pages(5);
+        ensure_moves(*src)?.check_pages(5)?;
+        drop(holder);
+        Ok(())
+    })?;
+    src.check_pages(1)?;
+    let _holder = Holder::fork()?;
+    src.fill_pages(7);
+    ensure_moves(*src)?.check_pages(7)
+}
+
+/// A41: when the child is gone, a write makes the page the parent's alone again.
+fn a41_after_the_child_is_gone() -> Outcome {
+    let src = Area::filled(2, 1)?;
+    drop(Holder::fork()?);
+    // Until then it may be refused, and nothing is lost by it.
+    match remap(*Area::pages(2)?, *src, 0) {
+        Err(Errno::EBUSY) => src.check_pages(1)?,
+        Ok(_) => return Ok(()),
+        Err(error) => anyhow::bail!("remap_anon_pages: {error}"),
+    }
+    for part in src.each_page() {
+        let byte = part.load().expect("it is there");
+        ensure_eq!(part.store(byte), Ok(()));
+    }
+    ensure_moves(*src)?.check_pages(1)
+}
+
+/// A41: what was the parent's alone moves, up to the first shared page.
+fn a41_some_pages_forked() -> Outcome {
+    let (src, dst) = (Area::filled(4, 1)?, Area::pages(4)?);
+    let _holder = Holder::fork()?;
+    src.pages(0..2).fill_pages(1);
+    ensure_eq!(remap(*dst, *src, 0), Ok(2 * page()));
+    dst.pages(0..2).check_pages(1)?;
+    let rest = (dst.pages(2..4), src.pages(2..4));
+    ensure_eq!(remap(rest.0, rest.1, 0), Err(Errno::EBUSY));
+    rest.1.check_pages(3)
+}
+
+/// A41, C14d: a huge page that a child has too is not even split.
+fn a41_forked_huge_page() -> Outcome {
+    let src = huge_pages(1, 1)?;
+    let _holder = Holder::fork()?;
+    ensure_busy(src.pages(3..5))?;
+    let dst = Map::huge_pages(1).map()?;
+    ensure_eq!(remap(*dst, *src, 0), Err(Errno::EBUSY), "the whole of it");
+    ensure!(is_huge(*src)?, "it was split for nothing");
+    src.check_pages(1)
+}
+
+/// A41: the zero page is nobody's: fork does not hold it.
+fn a41_forked_zero_page() -> Outcome {
+    let src = Area::pages(1)?;
+    ensure_eq!(src.load(), Ok(0));
+    let _holder = Holder::fork()?;
+    ensure_moves(*src)?.check_zero()
+}
+
+/// Lets KSM work as fast as it can.
+fn hurry_ksm() -> Outcome {
+    set_ksm("smart_scan", 0)?;
+    set_ksm("sleep_millisecs", 5)?;
+    set_ksm("pages_to_scan", 20_000)?;
+    set_ksm("run", 1)
+}
+
+/// Waits until KSM has made one frame of all pages of a range.
+fn wait_merged(span: Span) -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(40);
+    let start = Instant::now();
+    loop {
+        let pfns: anyhow::Result<Vec<_>> = entries(span)?.into_iter().map(|e| e.pfn()).collect();
+        let pfns = pfns?;
+        if pfns.iter().all(|pfn| *pfn == pfns[0]) {
+            return Ok(());
+        }
+        ensure!(
+            start.elapsed() < LIMIT,
+            "KSM does not merge equal pages: {pfns:x?}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A26, C5: a page of KSM's stays where it is, and can be moved when it is no more.
+fn a26_ksm_page() -> Outcome {
+    hurry_ksm()?;
+    let src = Area::pages(4)?;
+    src.each_page().for_each(|part| part.fill(4242));
+    src.advise(libc::MADV_MERGEABLE).context("MADV_MERGEABLE")?;
+    wait_merged(*src)?;
+    ensure_busy(*src)?;
+    ensure_busy(src.page(3))?;
+    src.advise(libc::MADV_UNMERGEABLE)
+        .context("MADV_UNMERGEABLE")?;
+    let dst = ensure_moves(*src)?;
+    dst.each_page().try_for_each(|part| part.check(4242))
+}
+
+/// A26: KSM's zero pages move, and KSM counts them as before.
+fn a26_ksm_zero_page() -> Outcome {
+    set_ksm("use_zero_pages", 1)?;
+    hurry_ksm()?;
+    let before = ksm_number("ksm_zero_pages")?;
+    let src = Area::pages(4)?;
+    for part in src.each_page() {
+        ensure_eq!(part.store(0), Ok(()));
+    }
+    src.advise(libc::MADV_MERGEABLE).context("MADV_MERGEABLE")?;
+    wait_merged(*src)?;
+    ensure_eq!(ksm_number("ksm_zero_pages")?, before + 4, "when merged");
+    let dst = ensure_moves(*src)?;
+    ensure_eq!(ksm_number("ksm_zero_pages")?, before + 4, "when moved");
+    dst.check_zero()?;
+    drop(dst);
+    ensure_eq!(ksm_number("ksm_zero_pages")?, before, "when unmapped");
+    Ok(())
+}
+
+/// A26: a plain zero page that was moved is none of KSM's.
+fn a26_zero_page_is_not_ksm_s() -> Outcome {
+    let before = ksm_number("ksm_zero_pages").map_err(|_| Skip("no KSM".into()))?;
+    let src = Area::pages(4)?;
+    src.check_zero()?;
+    let dst = ensure_moves(*src)?;
+    ensure_eq!(ksm_number("ksm_zero_pages")?, before, "when moved");
+    drop(dst);
+    ensure_eq!(ksm_number("ksm_zero_pages")?, before, "when unmapped");
+    Ok(())
+}
+
+/// A26: the zero page as the source moves.
+fn a26_zero_page() -> Outcome {
+    let src = Area::pages(2)?;
+    src.check_zero()?;
+    let frame = entry(*src)?.pfn()?;
+    let dst = ensure_moves(*src)?;
+    ensure_eq!(
+        entry(*dst)?.pfn()?,
+        frame,
+        "it was not moved, but made anew"
+    );
+    dst.check_zero()?;
+    // A write makes a page of its own, at this place only.
+    dst.page(0).fill(1);
+    dst.page(0).check(1)?;
+    dst.page(1).check_zero()
+}
+
+/// Memory that the kernel may write into at any time: registered with io_uring.
+struct Pin(IoUring);
+
+impl Pin {
+    fn new(span: Span) -> anyhow::Result<Self> {
+        let ring = match IoUring::new(2) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+                return Err(Skip("no io_uring in this kernel to pin pages with".into()).into());
+            }
+            ring => ring.context("io_uring")?,
+        };
+        let buffer = libc::iovec {
+            iov_base: span.addr as *mut libc::c_void,
+            iov_len: span.len,
+        };
+        // SAFETY: The memory of an area is never borrowed, and lives longer.
+        unsafe { ring.submitter().register_buffers(&[buffer]) }.context("register_buffers")?;
+        Ok(Self(ring))
+    }
+
+    fn release(self) -> Outcome {
+        self.0
+            .submitter()
+            .unregister_buffers()
+            .context("unregister_buffers")
+    }
+}
+
+/// Waits until a page that was pinned moves: the pin may go away a little later.
+fn moves_soon(src: Span) -> anyhow::Result<Area> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let start = Instant::now();
+    loop {
+        match ensure_moves(src) {
+            Err(error) if start.elapsed() > LIMIT => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            moved => return moved,
+        }
+    }
+}
+
+/// A26, C14c: a page that is pinned stays where it is, and its neighbours do not.
+fn a26_pinned_page() -> Outcome {
+    let src = Area::filled(3, 1)?;
+    let pin = Pin::new(src.page(1))?;
+    ensure_busy(src.page(1))?;
+    ensure_moves(src.page(0))?.check(1)?;
+    ensure_moves(src.page(2))?.check(3)?;
+    pin.release()?;
+    moves_soon(src.page(1))?.check(2)
+}
+
+/// A26: a page whose folio is pinned anywhere stays where it is, and the folio whole.
+fn a26_page_of_a_pinned_huge_page() -> Outcome {
+    let src = huge_pages(1, 1)?;
+    let pin = Pin::new(src.page(5))?;
+    ensure_busy(src.pages(5..6))?;
+    ensure_busy(src.pages(100..102))?;
+    pin.release()?;
+    moves_soon(src.pages(100..102))?.check_pages(101)?;
+    src.pages(0..100).check_pages(1)
+}
+
+/// A26: what the kernel merely reads at the moment does not lose its content.
+fn a26_page_in_a_pipe() -> Outcome {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+
+    let (src, dst) = (Area::filled(1, 1)?, Area::pages(1)?);
+    let (reader, writer) = nix::unistd::pipe().context("pipe")?;
+    let part = libc::iovec {
+        iov_base: src.addr as *mut libc::c_void,
+        iov_len: src.len,
+    };
+    // SAFETY: The memory of an area is never borrowed.
+    let spliced = unsafe { libc::vmsplice(writer.as_raw_fd(), &part, 1, 0) };
+    ensure_eq!(spliced, src.len as isize, "vmsplice");
+    let place = match remap(*dst, *src, 0) {
+        Ok(_) => &dst,
+        Err(Errno::EBUSY) => &src,
+        Err(error) => anyhow::bail!("remap_anon_pages: {error}"),
+    };
+    place.check(1)?;
+    let mut bytes = vec![0; page()];
+    std::fs::File::from(reader)
+        .read_exact(&mut bytes)
+        .context("read")?;
+    let want = place.load().expect("it is there");
+    ensure_eq!(bytes[0], want, "the pipe's first byte");
+    ensure_entries(**place, "present", |entry| entry.present())
+}
+
+register!(
+    a26_ksm_page,
+    a26_ksm_zero_page,
+    a26_zero_page_is_not_ksm_s,
+    a26_zero_page,
+    a26_pinned_page,
+    a26_page_of_a_pinned_huge_page,
+    a26_page_in_a_pipe,
+    a41_forked_page,
+    a41_dontfork,
+    a41_own_copy,
+    a41_after_the_child_is_gone,
+    a41_some_pages_forked,
+    a41_forked_huge_page,
+    a41_forked_zero_page,
+);

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The page at its new place: the very same, and good for all that a page is good for.
+
+use crate::harness::Outcome;
+use crate::knobs::set_thp;
+use crate::proc::{ensure_holes, ensure_present, entries, entry};
+use crate::process::{must_pass_in_child, Holder};
+use crate::special::{huge_pages, huge_zero_pages};
+use crate::sys::{page, pmd, remap_all, Area, Map, Span, RW};
+use crate::{ensure_eq, register, swap};
+use anyhow::{ensure, Context};
+use nix::errno::Errno;
+
+/// The frames of all pages of a range.
+fn frames(span: Span) -> anyhow::Result<Vec<u64>> {
+    entries(span)?
+        .into_iter()
+        .map(|entry| entry.pfn())
+        .collect()
+}
+
+/// A26: a page is moved, not copied: it keeps its frame.
+fn a26_same_frame() -> Outcome {
+    let (dst, src) = (Area::pages(8)?, Area::filled(8, 1)?);
+    src.lock(0).context("mlock")?;
+    dst.lock(1).context("mlock2")?;
+    let before = frames(*src)?;
+    remap_all(*dst, *src)?;
+    ensure_eq!(frames(*dst)?, before);
+    dst.check_pages(1)
+}
+
+/// A35: at the destination the page counts as written, for those who track it.
+fn a35_soft_dirty() -> Outcome {
+    let fresh = Area::filled(1, 1)?;
+    if !entry(*fresh)?.soft_dirty() {
+        crate::skip!("this kernel does not track written pages");
+    }
+    let (dst, src) = (Area::pages(3)?, Area::filled(3, 1)?);
+    std::fs::write("/proc/self/clear_refs", "4").context("clear_refs")?;
+    if entry(*src)?.soft_dirty() {
+        crate::skip!("this kernel does not forget written pages");
+    }
+    remap_all(*dst, *src)?;
+    for part in dst.each_page() {
+        ensure!(
+            entry(part)?.soft_dirty(),
+            "{part:x?} does not count as written"
+        );
+    }
+    dst.check_pages(1)
+}
+
+/// A35: the destination's protection holds: written to where it may be, else not.
+fn a35_protection_of_the_destination() -> Outcome {
+    let (dst, src) = (Area::pages(1)?, Area::filled(1, 1)?);
+    dst.protect(libc::PROT_READ)?;
+    src.protect(libc::PROT_READ)?;
+    remap_all(*dst, *src)?;
+    ensure!(dst.store(1).is_err(), "written to without permission");
+    dst.protect(RW)?;
+    dst.check(1)?;
+    ensure_eq!(dst.store(1), Ok(()));
+    Ok(())
+}
+
+/// A35, A41: after the move, fork and writes on both sides work as with any page.
+fn a35_copy_on_write_afterwards() -> Outcome {
+    let (dst, src) = (Area::pages(4)?, Area::filled(4, 1)?);
+    remap_all(*dst, *src)?;
+    dst.page(0).fill(1);
+    must_pass_in_child(|| {
+        dst.check_pages(1)?;
+        dst.fill_pages(20);
+        dst.check_pages(20)?;
+        src.check_zero()
+    })?;
+    dst.check_pages(1)?;
+    let holder = Holder::fork()?;
+    dst.fill_pages(30);
+    drop(holder);
+    dst.check_pages(30)
+}
+
+/// A26: between vmas of different origin, there and back, also when the first one is gone.
+fn a26_source_vma_goes_away() -> Outcome {
+    let (dst, src) = (Area::pages(4)?, Area::filled(4, 1)?);
+    remap_all(*dst, *src)?;
+    drop(src);
+    dst.check_pages(1)?;
+    let third = Area::pages(4)?;
+    remap_all(*third, *dst)?;
+    drop(dst);
+    third.check_pages(1)?;
+    swap_out_and_in(*third)
+}
+
+/// Reclaim finds every page at its new place, and it comes back with its content.
+fn swap_out_and_in(span: Span) -> Outcome {
+    swap::out(span)?;
+    span.check_pages(1)?;
+    span.fill_pages(1);
+    swap::out(span)?;
+    span.check_pages(1)
+}
+
+/// A43: reclaim finds a moved page at its new place.
+fn a43_reclaim_afterwards() -> Outcome {
+    let (dst, src) = (Area::pages(16)?, Area::filled(16, 1)?);
+    remap_all(*dst, *src)?;
+    swap_out_and_in(*dst)?;
+    ensure_holes(*src)
+}
+
+/// A43: the same in one vma, where only the page's index changes.
+fn a43_reclaim_after_move_in_one_vma() -> Outcome {
+    let area = Area::pages(32)?;
+    area.pages(0..16).fill_pages(1);
+    remap_all(area.pages(16..32), area.pages(0..16))?;
+    swap_out_and_in(area.pages(16..32))?;
+    ensure_holes(area.pages(0..16))
+}
+
+/// A43: the same with a child that has the vma, but not the page.
+fn a43_reclaim_with_a_child() -> Outcome {
+    let (dst, src) = (Area::pages(4)?, Area::pages(4)?);
+    dst.page(3).fill(9);
+    let _holder = Holder::fork()?;
+    src.pages(0..3).fill_pages(1);
+    remap_all(dst.pages(0..3), src.pages(0..3))?;
+    let _second = Holder::fork()?;
+    dst.pages(0..3).fill_pages(1);
+    swap_out_and_in(dst.pages(0..3))
+}
+
+/// A43: a moved page migrates to another frame, so that its users are found at the new place.
+fn a43_migration_afterwards() -> Outcome {
+    const MADV_SOFT_OFFLINE: i32 = 101;
+    let (dst, src) = (Area::pages(2)?, Area::filled(2, 1)?);
+    remap_all(*dst, *src)?;
+    let before = frames(*dst)?;
+    let first = dst.page(0);
+    match first.advise(MADV_SOFT_OFFLINE) {
+        Ok(()) => {
+            ensure!(frames(*dst)?[0] != before[0], "it has not migrated");
+            // Give the frame back where there is a way to; else one page is lost until the end.
+            let unpoison = "/sys/kernel/debug/hwpoison/unpoison-pfn";
+            let _ = std::fs::write(unpoison, before[0].to_string());
+        }
+        Err(Errno::EINVAL) => {
+            let compact = "/proc/sys/vm/compact_memory";
+            if !std::path::Path::new(compact).exists() {
+                crate::skip!("this kernel neither offlines pages nor compacts memory");
+            }
+            std::fs::write(compact, "1").context(compact)?;
+        }
+        Err(error) => anyhow::bail!("MADV_SOFT_OFFLINE: {error}"),
+    }
+    dst.check_pages(1)?;
+    ensure_holes(*src)
+}
+
+/// A33: a few pages out of the middle of a huge page: they move, and the rest stays.
+fn a33_pages_of_a_huge_page() -> Outcome {
+    let (dst, src) = (Area::pages(7)?, huge_pages(1, 1)?);
+    remap_all(*dst, src.pages(100..107))?;
+    dst.check_pages(101)?;
+    ensure_holes(src.pages(100..107))?;
+    src.pages(0..100).check_pages(1)?;
+    src.pages(107..512).check_pages(108)
+}
+
+/// A33: the first, the last and all the rest of it, one after the other.
+fn a33_huge_page_in_pieces() -> Outcome {
+    let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
+    for range in [0..1, 511..512, 1..3, 3..511] {
+        remap_all(dst.pages(range.clone()), src.pages(range))?;
+    }
+    dst.check_pages(1)?;
+    ensure_holes(*src)
+}
+
+/// A33: a whole huge page, to a place that is aligned as it is.
+fn a33_whole_huge_page() -> Outcome {
+    let (dst, src) = (Map::huge_pages(2).map()?, huge_pages(2, 1)?);
+    remap_all(*dst, *src)?;
+    ensure_present(*dst)?;
+    dst.check_pages(1)?;
+    ensure_holes(*src)?;
+    must_pass_in_child(|| {
+        dst.check_pages(1)?;
+        dst.page(5).fill(9);
+        Ok(())
+    })?;
+    dst.check_pages(1)
+}
+
+/// A33: a whole huge page, to a place that is not aligned, and where a table was already.
+fn a33_whole_huge_page_to_unaligned_place() -> Outcome {
+    let src = huge_pages(1, 1)?;
+    let dst = Map::huge_pages(2).map()?;
+    dst.page(2).fill(1);
+    let part = Span::new(dst.addr + 3 * page(), pmd());
+    remap_all(part, *src)?;
+    part.check_pages(1)?;
+    ensure_holes(*src)?;
+    dst.page(2).check(1)
+}
+
+/// A33: small pages into a huge page's room, and its neighbours at the same time.
+fn a33_over_several_huge_pages() -> Outcome {
+    let src = huge_pages(3, 1)?;
+    let dst = Map::huge_pages(3).map()?;
+    let (from, to) = (src.pages(300..1300), dst.pages(200..1200));
+    remap_all(to, from)?;
+    to.check_pages(301)?;
+    src.pages(0..300).check_pages(1)?;
+    src.pages(1300..1536).check_pages(1301)
+}
+
+/// A26: the huge zero page moves, whole or in part.
+fn a26_huge_zero_page() -> Outcome {
+    let (dst, src) = (Map::huge_pages(1).map()?, huge_zero_pages(1)?);
+    remap_all(*dst, *src)?;
+    ensure_present(*dst)?;
+    ensure_holes(*src)?;
+    dst.check_zero()?;
+    dst.page(9).fill(9);
+    dst.page(9).check(9)?;
+    dst.page(10).check_zero()?;
+
+    let (dst, src) = (Area::pages(4)?, huge_zero_pages(1)?);
+    remap_all(*dst, src.pages(50..54))?;
+    ensure_present(*dst)?;
+    dst.check_zero()?;
+    ensure_holes(src.pages(50..54))?;
+    src.pages(54..60).check_zero()
+}
+
+/// A26: folios of several pages, whole, in part, and over their boundaries.
+fn a26_multi_size_folio() -> Outcome {
+    set_thp("enabled", "never")?;
+    set_thp("hugepages-64kB/enabled", "always")?;
+    let folio = (64 << 10) / page();
+    let make = || -> anyhow::Result<Area> {
+        let src = Map::huge_pages(1).map()?;
+        src.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+        src.pages(0..4 * folio).fill_pages(1);
+        let frames = frames(src.pages(0..folio))?;
+        src.advise(libc::MADV_NOHUGEPAGE)
+            .context("MADV_NOHUGEPAGE")?;
+        if !frames.windows(2).all(|pair| pair[1] == pair[0] + 1) {
+            crate::skip!("no folios of 64 KiB to be had");
+        }
+        Ok(src)
+    };
+    let all = 4 * folio;
+    for (start, end) in [
+        (0, folio),
+        (0, all),
+        (3, 5),
+        (folio - 1, 2 * folio + 1),
+        (1, all),
+    ] {
+        let src = make()?;
+        let dst = Area::pages(end - start)?;
+        remap_all(*dst, src.pages(start..end)).with_context(|| format!("{start}..{end}"))?;
+        dst.check_pages(1 + start as u32)?;
+        ensure_holes(src.pages(start..end))?;
+        src.pages(0..start).check_pages(1)?;
+        src.pages(end..all).check_pages(1 + end as u32)?;
+    }
+    Ok(())
+}
+
+/// A26: KiB of anonymous memory in a cgroup are as before: a move charges nothing.
+fn a26_charge_stays() -> Outcome {
+    const PAGES: usize = 2048;
+    let group = crate::cgroup::Cgroup::enter()?;
+    let (dst, src) = (Area::pages(PAGES)?, Area::filled(PAGES, 1)?);
+    let before = group.stat("anon")?;
+    remap_all(*dst, *src)?;
+    let changed = group.stat("anon")?.abs_diff(before);
+    ensure!(
+        changed <= (PAGES * page() / 8) as u64,
+        "anon has changed by {changed} bytes"
+    );
+    dst.check_pages(1)?;
+    drop((dst, src));
+    let left = group.stat("anon")?;
+    ensure!(
+        left < before,
+        "anon is {left} bytes, was {before} with the pages"
+    );
+    Ok(())
+}
+
+register!(
+    a26_same_frame,
+    a26_source_vma_goes_away,
+    a26_huge_zero_page,
+    a26_multi_size_folio,
+    a26_charge_stays,
+    a33_pages_of_a_huge_page,
+    a33_huge_page_in_pieces,
+    a33_whole_huge_page,
+    a33_whole_huge_page_to_unaligned_place,
+    a33_over_several_huge_pages,
+    a35_soft_dirty,
+    a35_protection_of_the_destination,
+    a35_copy_on_write_afterwards,
+    a43_reclaim_afterwards,
+    a43_reclaim_after_move_in_one_vma,
+    a43_reclaim_with_a_child,
+    a43_migration_afterwards,
+);

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What lies at the destination and at the source: EEXIST first, then what the source says.
+
+use crate::content::{Content, SWAP_SOURCE};
+use crate::fail::Failer;
+use crate::harness::Outcome;
+use crate::knobs::set_thp;
+use crate::proc::{ensure_holes, entries};
+use crate::special::{huge_pages, huge_zero_pages};
+use crate::sys::{page, remap, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
+use crate::{ensure_eq, register};
+use anyhow::{ensure, Context};
+use nix::errno::Errno;
+use std::time::{Duration, Instant};
+
+const BOTH_FLAGS: [u64; 2] = [0, RAP_ALLOW_SRC_HOLES];
+
+/// Whatever the source holds, an occupied destination is EEXIST, and neither changes.
+fn eexist_for(occupied: Content) -> Outcome {
+    for source in Content::ALL {
+        for flags in BOTH_FLAGS {
+            let (dst, src) = (Area::pages(1)?, Area::pages(1)?);
+            let _dst_holder = occupied.put(*dst, 1)?;
+            let _src_holder = source.put(*src, 2)?;
+            let before = (entries(*dst)?, entries(*src)?);
+            let seen = remap(*dst, *src, flags);
+            ensure_eq!(seen, Err(Errno::EEXIST), "source {source:?}, flags {flags}");
+            let after = (entries(*dst)?, entries(*src)?);
+            ensure_eq!(after, before, "source {source:?}, flags {flags}");
+            occupied.check(*dst, 1)?;
+            source.check(*src, 2)?;
+        }
+    }
+    Ok(())
+}
+
+/// A25: a page at the destination.
+fn a25_eexist_for_page() -> Outcome {
+    eexist_for(Content::Page)
+}
+
+/// A25: the zero page at the destination.
+fn a25_eexist_for_zero_page() -> Outcome {
+    eexist_for(Content::ZeroPage)
+}
+
+/// A25: a page in swap at the destination.
+fn a25_eexist_for_swap_entry() -> Outcome {
+    eexist_for(Content::Swapped)
+}
+
+/// A25: a guard marker at the destination.
+fn a25_eexist_for_guard_marker() -> Outcome {
+    eexist_for(Content::Guard)
+}
+
+/// A25: a page that is shared with a child at the destination.
+fn a25_eexist_for_forked_page() -> Outcome {
+    eexist_for(Content::Forked)
+}
+
+/// A25: a write-protect marker of mainline's userfaultfd at the destination.
+fn a25_eexist_for_wp_marker() -> Outcome {
+    for flags in BOTH_FLAGS {
+        let (dst, src) = (Area::pages(2)?, Area::filled(2, 1)?);
+        let _uffd = crate::uffd::write_protect(*dst)?;
+        ensure_eq!(
+            remap(*dst, *src, flags),
+            Err(Errno::EEXIST),
+            "flags {flags}"
+        );
+        src.check_pages(1)?;
+    }
+    Ok(())
+}
+
+/// A3, A25: the same marker is a hole to a touch.
+fn a3_wp_marker_is_a_hole() -> Outcome {
+    let area = Area::marked(2)?;
+    let _uffd = crate::uffd::write_protect(*area)?;
+    ensure_eq!(area.load(), Err(crate::touch::Fault::sigbus(area.addr)));
+    ensure!(area.store(1).is_err(), "a write into it was let through");
+    Ok(())
+}
+
+/// A25: an occupied destination beats an empty source, wherever it lies in the range.
+fn a25_eexist_beats_enoent() -> Outcome {
+    let (dst, src) = (Area::filled(1, 7)?, Area::pages(1)?);
+    ensure_eq!(remap(*dst, *src, 0), Err(Errno::EEXIST));
+    dst.advise(libc::MADV_DONTNEED)?;
+    ensure_eq!(remap(*dst, *src, 0), Err(Errno::ENOENT));
+    Ok(())
+}
+
+/// A25: an empty destination: the source decides, and nothing changes that is not moved.
+fn a25_source_decides() -> Outcome {
+    for source in Content::ALL {
+        for flags in BOTH_FLAGS {
+            let (dst, src) = (Area::pages(1)?, Area::pages(1)?);
+            let _holder = source.put(*src, 2)?;
+            let before = entries(*src)?;
+            let want = source.moves(flags).map(|()| page());
+            ensure_eq!(
+                remap(*dst, *src, flags),
+                want,
+                "source {source:?}, flags {flags}"
+            );
+            match want {
+                Ok(_) => {
+                    ensure_holes(*src)?;
+                    source.check(*dst, 2)?;
+                }
+                Err(_) => {
+                    ensure_holes(*dst)?;
+                    ensure_eq!(entries(*src)?, before, "source {source:?}, flags {flags}");
+                    source.check(*src, 2)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A25: guard markers at the source are EFAULT, holes allowed or not.
+fn a25_guard_marker_at_source() -> Outcome {
+    let (dst, src) = (Area::pages(1)?, Area::pages(1)?);
+    src.advise(crate::sys::MADV_GUARD_INSTALL)
+        .context("MADV_GUARD_INSTALL")?;
+    for flags in BOTH_FLAGS {
+        ensure_eq!(
+            remap(*dst, *src, flags),
+            Err(Errno::EFAULT),
+            "flags {flags}"
+        );
+    }
+    src.advise(crate::sys::MADV_GUARD_REMOVE)
+        .context("MADV_GUARD_REMOVE")?;
+    ensure_eq!(remap(*dst, *src, 0), Err(Errno::ENOENT));
+    Ok(())
+}
+
+/// A25: a poisoned page at the source is EFAULT, holes allowed or not.
+fn a25_poison_at_source() -> Outcome {
+    const MADV_HWPOISON: i32 = 100;
+    let (dst, src) = (Area::pages(1)?, Area::filled(1, 1)?);
+    let pfn = crate::proc::entry(*src)?.pfn()?;
+    match src.advise(MADV_HWPOISON) {
+        Err(Errno::EINVAL) => crate::skip!("this kernel has no memory failures"),
+        done => done.context("MADV_HWPOISON")?,
+    }
+    let seen = BOTH_FLAGS.map(|flags| remap(*dst, *src, flags));
+    // Give the frame back where there is a way to; without it, one page is lost until the end.
+    let _ = std::fs::write("/sys/kernel/debug/hwpoison/unpoison-pfn", pfn.to_string());
+    ensure_eq!(seen, [Err(Errno::EFAULT); 2]);
+    Ok(())
+}
+
+/// A25: a page in swap at the source: see `SWAP_SOURCE`.
+fn a25_swap_entry_at_source() -> Outcome {
+    let (dst, src) = (Area::pages(2)?, Area::filled(2, 1)?);
+    crate::swap::out(*src)?;
+    let want = SWAP_SOURCE.map(|()| src.len);
+    ensure_eq!(remap(*dst, *src, 0), want);
+    let place = if want.is_ok() { &dst } else { &src };
+    place.check_pages(1)
+}
+
+/// A23: a huge page at the destination, at its start and in its middle.
+fn a23_huge_page_at_destination() -> Outcome {
+    for dst in [huge_pages(1, 1)?, huge_zero_pages(1)?] {
+        let (holes, pages) = (Area::pages(4)?, Area::filled(4, 1)?);
+        for at in [0, 100, 508] {
+            let part = dst.pages(at..at + 4);
+            for (src, flags) in [(&pages, 0), (&holes, 0), (&holes, RAP_ALLOW_SRC_HOLES)] {
+                ensure_eq!(remap(part, **src, flags), Err(Errno::EEXIST), "at {at}");
+            }
+        }
+        pages.check_pages(1)?;
+    }
+    Ok(())
+}
+
+/// A23: EEXIST also where the source has not even a table, and for whole huge pages.
+fn a23_eexist_beats_missing_table() -> Outcome {
+    let dst = huge_pages(2, 1)?;
+    let src = Map::huge_pages(2).map()?;
+    for flags in BOTH_FLAGS {
+        ensure_eq!(
+            remap(*dst, *src, flags),
+            Err(Errno::EEXIST),
+            "flags {flags}"
+        );
+    }
+    dst.check_pages(1)?;
+    let (dst, page) = (Map::huge_pages(1).map()?, Area::filled(1, 3)?);
+    dst.page(0).fill(1);
+    ensure_eq!(
+        remap(dst.page(0), src.page(0), 0),
+        Err(Errno::EEXIST),
+        "one page"
+    );
+    ensure_eq!(remap(dst.page(1), *page, 0), Ok(page.len), "beside it");
+    Ok(())
+}
+
+/// A24: no table at the source is ENOENT, or with the flag counts as holes.
+fn a24_missing_table_at_source() -> Outcome {
+    let (dst, src) = (Map::huge_pages(3).map()?, Map::huge_pages(3).map()?);
+    ensure_eq!(remap(*dst, *src, 0), Err(Errno::ENOENT));
+    ensure_eq!(remap(*dst, *src, RAP_ALLOW_SRC_HOLES), Ok(src.len));
+    ensure_holes(*dst)
+}
+
+/// A24, C9, C10: huge pages that come and go meanwhile are no EFAULT, and lose nothing.
+fn a24_races_with_huge_pages() -> Outcome {
+    const TIME: Duration = Duration::from_secs(4);
+    drop(huge_pages(1, 1)?);
+    set_thp("enabled", "always")?;
+    let areas = [Map::huge_pages(1).map()?, Map::huge_pages(1).map()?];
+    for area in &areas {
+        area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+    }
+    let [dst, src] = &areas;
+    let start = Instant::now();
+    std::thread::scope(|scope| -> Outcome {
+        let disturber = scope.spawn(|| -> Outcome {
+            while start.elapsed() < TIME {
+                for area in &areas {
+                    let _ = area.page(7).store(1);
+                    area.advise(libc::MADV_DONTNEED)?;
+                }
+            }
+            Ok(())
+        });
+        let mut results = Ok(());
+        while results.is_ok() && !disturber.is_finished() {
+            for (part, flags) in [(0..512, 0), (0..512, RAP_ALLOW_SRC_HOLES), (3..40, 0)] {
+                results = acceptable(remap(dst.pages(part.clone()), src.pages(part), flags));
+                if results.is_err() {
+                    break;
+                }
+            }
+        }
+        disturber.join().expect("no panic")?;
+        results
+    })
+}
+
+/// What a call may say while another thread fills and empties both sides.
+fn acceptable(result: nix::Result<usize>) -> Outcome {
+    match result {
+        Ok(_) | Err(Errno::EEXIST | Errno::ENOENT | Errno::EBUSY) => Ok(()),
+        Err(error) => anyhow::bail!("remap_anon_pages: {error}"),
+    }
+}
+
+/// A22: a destination that was never touched is prepared for pages.
+fn a22_untouched_destination() -> Outcome {
+    let (dst, src) = (Area::pages(2)?, Area::filled(2, 1)?);
+    ensure_eq!(remap(*dst, *src, 0), Ok(src.len));
+    dst.check_pages(1)
+}
+
+/// A22: whichever allocation fails, it is ENOMEM, nothing has moved, and it can be repeated.
+fn a22_enomem() -> Outcome {
+    let failer = Failer::new()?;
+    // Far from everything, so that it needs tables of all levels.
+    let (dst, src) = (
+        Map::bytes(2 << 30).align(1 << 30).map()?,
+        Area::filled(2, 1)?,
+    );
+    let dst = Span::new(dst.addr + (1 << 30), src.len);
+    let mut failures = 0;
+    failer.each(
+        || remap(dst, *src, 0),
+        |result, failed| {
+            if result.is_ok() {
+                dst.check_pages(1)?;
+                return Ok(false);
+            }
+            ensure!(failed, "{result:?} although no allocation failed");
+            ensure_eq!(result, Err(Errno::ENOMEM));
+            failures += 1;
+            ensure_holes(dst)?;
+            src.check_pages(1)?;
+            Ok(true)
+        },
+    )?;
+    ensure!(failures > 0, "no allocation that may fail");
+    Ok(())
+}
+
+register!(
+    a3_wp_marker_is_a_hole,
+    a22_untouched_destination,
+    a22_enomem,
+    a23_huge_page_at_destination,
+    a23_eexist_beats_missing_table,
+    a24_missing_table_at_source,
+    a24_races_with_huge_pages,
+    a25_eexist_for_page,
+    a25_eexist_for_zero_page,
+    a25_eexist_for_swap_entry,
+    a25_eexist_for_guard_marker,
+    a25_eexist_for_forked_page,
+    a25_eexist_for_wp_marker,
+    a25_eexist_beats_enoent,
+    a25_source_decides,
+    a25_guard_marker_at_source,
+    a25_poison_at_source,
+    a25_swap_entry_at_source,
+);

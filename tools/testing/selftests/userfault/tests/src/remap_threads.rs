@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Several threads at once: nobody sees half a page, and no page is lost.
+
+use crate::harness::Outcome;
+use crate::proc::{ensure_holes, entries};
+use crate::sys::{page, remap, remap_all, Area, Span};
+use crate::{ensure_eq, register};
+use anyhow::{ensure, Context};
+use nix::errno::Errno;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Barrier;
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+fn join(thread: ScopedJoinHandle<'_, Outcome>) -> Outcome {
+    thread.join().unwrap_or_else(|panic| {
+        anyhow::bail!("panic: {}", crate::process::panic_text(&*panic));
+    })
+}
+
+/// Waits for a page to come, then checks all of it, from its last word to its first.
+fn observe(span: Span, seed: u32, done: &AtomicBool) -> Outcome {
+    for (seed, part) in (seed..).zip(span.each_page()) {
+        let last = part.end() - 1;
+        while crate::touch::load(last).is_err() {
+            ensure!(!done.load(Ordering::Relaxed), "the mover has given up");
+            std::hint::spin_loop();
+        }
+        part.check(seed)?;
+    }
+    Ok(())
+}
+
+/// A37: a thread that reads the destination faults, or sees the whole page.
+fn observed_moves(pages_per_move: usize) -> Outcome {
+    const PAGES: usize = 512;
+    const ROUNDS: u32 = 6;
+    for round in 0..ROUNDS {
+        let seed = 1 + round * PAGES as u32;
+        let (dst, src) = (Area::marked(PAGES)?, Area::filled(PAGES, seed)?);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| -> Outcome {
+            let observers: Vec<_> = (0..2)
+                .map(|_| scope.spawn(|| observe(*dst, seed, &done)))
+                .collect();
+            let moved = (0..PAGES).step_by(pages_per_move).try_for_each(|first| {
+                let range = first..first + pages_per_move;
+                remap_all(dst.pages(range.clone()), src.pages(range))
+            });
+            if moved.is_err() {
+                done.store(true, Ordering::Relaxed);
+            }
+            let observed = observers.into_iter().map(join).collect::<Vec<_>>();
+            moved?;
+            observed.into_iter().collect()
+        })?;
+    }
+    Ok(())
+}
+
+/// A37: page by page.
+fn a37_whole_pages_one_by_one() -> Outcome {
+    observed_moves(1)
+}
+
+/// A37: in runs, for which translations are flushed once.
+fn a37_whole_pages_in_runs() -> Outcome {
+    observed_moves(64)
+}
+
+/// A37: what another thread stores to the source while the call runs is in the page, or is in a
+/// fresh one; after the call has returned it never changes the page at the destination.
+fn a37_no_store_through_the_source_afterwards() -> Outcome {
+    const ROUNDS: usize = 3000;
+    const TIME: Duration = Duration::from_secs(8);
+    let (dst, src) = (Area::pages(1)?, Area::pages(1)?);
+    let done = AtomicBool::new(false);
+    let start = Instant::now();
+    std::thread::scope(|scope| -> Outcome {
+        let writer = scope.spawn(|| -> Outcome {
+            let mut value = 0u8;
+            while !done.load(Ordering::Relaxed) {
+                value = value.wrapping_add(1);
+                ensure_eq!(src.store(value), Ok(()));
+            }
+            Ok(())
+        });
+        let rounds = (0..ROUNDS).try_for_each(|round| -> Outcome {
+            match remap(*dst, *src, 0) {
+                Ok(_) => {
+                    let seen = dst.load();
+                    for _ in 0..50 {
+                        ensure_eq!(dst.load(), seen, "round {round}: changed after the return");
+                    }
+                    dst.advise(libc::MADV_DONTNEED)?;
+                }
+                // The writer has not come to its next store yet.
+                Err(Errno::ENOENT | Errno::EBUSY) => (),
+                Err(error) => anyhow::bail!("remap_anon_pages: {error}"),
+            }
+            Ok(())
+        });
+        done.store(true, Ordering::Relaxed);
+        join(writer)?;
+        ensure!(start.elapsed() < 4 * TIME, "too slow to tell anything");
+        rounds
+    })
+}
+
+/// A39: of two threads with the same destination one gets EEXIST, and keeps its page.
+fn a39_two_sources() -> Outcome {
+    const ROUNDS: u32 = 400;
+    let sources = [Area::pages(1)?, Area::pages(1)?];
+    for round in 0..ROUNDS {
+        let dst = Area::pages(1)?;
+        let seeds = [2 * round + 1, 2 * round + 2];
+        for (source, seed) in sources.iter().zip(seeds) {
+            source.fill(seed);
+        }
+        let barrier = Barrier::new(2);
+        let results = std::thread::scope(|scope| {
+            sources
+                .each_ref()
+                .map(|source| {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        remap(*dst, **source, 0)
+                    })
+                })
+                .map(|thread| thread.join().expect("no panic"))
+        });
+        let winner = match results {
+            [Ok(_), Err(Errno::EEXIST)] => 0,
+            [Err(Errno::EEXIST), Ok(_)] => 1,
+            results => anyhow::bail!("round {round}: {results:?}"),
+        };
+        dst.check(seeds[winner])?;
+        ensure_holes(*sources[winner])?;
+        sources[1 - winner].check(seeds[1 - winner])?;
+    }
+    Ok(())
+}
+
+/// A39: of two threads with the same source one gets ENOENT, and its destination stays a hole.
+fn a39_two_destinations() -> Outcome {
+    const ROUNDS: u32 = 400;
+    let src = Area::pages(1)?;
+    for round in 0..ROUNDS {
+        let destinations = [Area::pages(1)?, Area::pages(1)?];
+        src.fill(round + 1);
+        let barrier = Barrier::new(2);
+        let results = std::thread::scope(|scope| {
+            destinations
+                .each_ref()
+                .map(|dst| {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        remap(**dst, *src, 0)
+                    })
+                })
+                .map(|thread| thread.join().expect("no panic"))
+        });
+        let winner = match results {
+            [Ok(_), Err(Errno::ENOENT)] => 0,
+            [Err(Errno::ENOENT), Ok(_)] => 1,
+            // The other one held the page at that moment.
+            [Ok(_), Err(Errno::EBUSY)] => 0,
+            [Err(Errno::EBUSY), Ok(_)] => 1,
+            results => anyhow::bail!("round {round}: {results:?}"),
+        };
+        destinations[winner].check(round + 1)?;
+        ensure_holes(*destinations[1 - winner])?;
+        ensure_holes(*src)?;
+    }
+    Ok(())
+}
+
+/// A39: moves to and fro between the same places: no deadlock, and every page is somewhere, once.
+fn a39_opposite_directions() -> Outcome {
+    const PAGES: usize = 32;
+    const TIME: Duration = Duration::from_secs(4);
+    let areas = [Area::filled(PAGES, 1)?, Area::pages(PAGES)?];
+    let start = Instant::now();
+    std::thread::scope(|scope| -> Outcome {
+        let threads: Vec<_> = [(0, 1), (1, 0), (0, 1), (1, 0)]
+            .into_iter()
+            .map(|(from, to)| {
+                let (src, dst) = (&areas[from], &areas[to]);
+                scope.spawn(move || -> Outcome {
+                    for index in 0.. {
+                        if start.elapsed() > TIME {
+                            break;
+                        }
+                        let (first, count) = (index % PAGES, 1 + index % 3);
+                        let range = first..(first + count).min(PAGES);
+                        match remap(dst.pages(range.clone()), src.pages(range), 0) {
+                            Ok(_) | Err(Errno::EEXIST | Errno::ENOENT | Errno::EBUSY) => (),
+                            Err(error) => anyhow::bail!("remap_anon_pages: {error}"),
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        threads.into_iter().try_for_each(join)
+    })?;
+    let there = [entries(*areas[0])?, entries(*areas[1])?];
+    for (index, (first, second)) in there[0].iter().zip(&there[1]).enumerate() {
+        ensure!(
+            first.present() != second.present(),
+            "page {index}: {first:x?}, {second:x?}"
+        );
+        let place = if first.present() {
+            &areas[0]
+        } else {
+            &areas[1]
+        };
+        place.page(index).check(1 + index as u32)?;
+    }
+    Ok(())
+}
+
+/// A39, A43: moves while vmas come, go and split around them, so that the locks change.
+fn a39_moves_while_vmas_change() -> Outcome {
+    const PAGES: usize = 16;
+    const TIME: Duration = Duration::from_secs(4);
+    let areas = [Area::filled(PAGES, 1)?, Area::pages(PAGES)?];
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Outcome {
+        let disturber = scope.spawn(|| -> Outcome {
+            while !done.load(Ordering::Relaxed) {
+                drop(Area::pages(4)?);
+                for area in &areas {
+                    // The outer pages only: those of the moves stay in one vma.
+                    area.page(0).advise(libc::MADV_DONTDUMP)?;
+                    area.page(0).advise(libc::MADV_DODUMP)?;
+                }
+            }
+            Ok(())
+        });
+        let start = Instant::now();
+        let mut result = Ok(());
+        for round in 0.. {
+            let (src, dst) = (&areas[round % 2], &areas[(round + 1) % 2]);
+            result = remap_all(dst.pages(1..PAGES), src.pages(1..PAGES));
+            if result.is_err() || start.elapsed() > TIME {
+                break;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        join(disturber)?;
+        result
+    })?;
+    let moved = areas
+        .iter()
+        .find(|area| area.page(1).load() != Ok(0))
+        .context("lost")?;
+    moved.pages(1..PAGES).check_pages(2)
+}
+
+/// A39: an unmap of the destination meanwhile is EINVAL or a short count, and loses nothing else.
+fn a39_unmap_meanwhile() -> Outcome {
+    const PAGES: usize = 256;
+    for round in 0..40 {
+        let (dst, src) = (Area::pages(PAGES)?, Area::filled(PAGES, 1)?);
+        let barrier = Barrier::new(2);
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                barrier.wait();
+                // SAFETY: The memory of an area is never borrowed.
+                unsafe { libc::munmap(dst.addr as *mut libc::c_void, dst.len) };
+            });
+            barrier.wait();
+            remap(*dst, *src, 0)
+        });
+        let moved = match result {
+            Ok(moved) => moved / page(),
+            Err(Errno::EINVAL) => 0,
+            Err(error) => anyhow::bail!("round {round}: {error}"),
+        };
+        ensure_holes(src.pages(0..moved))?;
+        src.pages(moved..PAGES).check_pages(1 + moved as u32)?;
+    }
+    Ok(())
+}
+
+register!(
+    a37_whole_pages_one_by_one,
+    a37_whole_pages_in_runs,
+    a37_no_store_through_the_source_afterwards,
+    a39_two_sources,
+    a39_two_destinations,
+    a39_opposite_directions,
+    a39_moves_while_vmas_change,
+    a39_unmap_meanwhile,
+);

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages in swap.
+
+use crate::harness::{Outcome, Skip};
+use crate::knobs;
+use crate::proc::{ensure_entries, Entry};
+use crate::sys::{page, Span};
+use anyhow::{bail, Context};
+use nix::errno::Errno;
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const ZRAM_SIZE: &str = "/sys/block/zram0/disksize";
+const SWAP_BYTES: u64 = 128 << 20;
+
+/// Moves all pages of a range out to swap, or skips the test where there is no swap.
+pub fn out(span: Span) -> Outcome {
+    ensure_on()?;
+    page_out_until(span, "in swap", Entry::swapped)
+}
+
+/// Asks for the range to be reclaimed until each of its entries is as wanted: a page that was just
+/// touched may be on a list of another CPU, where reclaim does not see it.
+pub fn page_out_until(span: Span, what: &str, want: fn(Entry) -> bool) -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let start = Instant::now();
+    loop {
+        span.advise(libc::MADV_PAGEOUT).context("MADV_PAGEOUT")?;
+        match ensure_entries(span, what, want) {
+            Err(_) if start.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
+    }
+}
+
+/// Switches swap on if it is not, or skips the test where there is none.
+pub fn ensure_on() -> Outcome {
+    if swap_is_on()? {
+        return Ok(());
+    }
+    let device = match Path::new(ZRAM_SIZE).exists() {
+        true => {
+            knobs::set(ZRAM_SIZE, SWAP_BYTES)?;
+            "/dev/zram0"
+        }
+        false if Path::new("/dev/ram0").exists() => "/dev/ram0",
+        false => return Err(Skip("no swap, and no device to make one".into()).into()),
+    };
+    write_header(device)?;
+    let path = CString::new(device)?;
+    // SAFETY: A valid string; the device is nobody's.
+    match Errno::result(unsafe { libc::swapon(path.as_ptr(), 0) }) {
+        Ok(_) => Ok(()),
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            Err(Skip("this kernel or its limits have no swap".into()).into())
+        }
+        Err(error) => bail!("swapon {device}: {error}"),
+    }
+}
+
+fn swap_is_on() -> anyhow::Result<bool> {
+    match fs::read_to_string("/proc/swaps") {
+        Ok(text) => Ok(text.lines().count() > 1),
+        Err(_) => Err(Skip("this kernel has no swap".into()).into()),
+    }
+}
+
+/// What mkswap writes: a version, the last page's number, and the signature at the page's end.
+fn write_header(device: &'static str) -> Outcome {
+    const SIGNATURE: &[u8] = b"SWAPSPACE2";
+    const INFO: usize = 1024;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(device)
+        .context(device)?;
+    let size = fs::read_to_string(device.replace("/dev/", "/sys/class/block/") + "/size")?;
+    let pages = size.trim().parse::<u64>()? * 512 / page() as u64;
+    let mut header = vec![0; page()];
+    header[INFO..INFO + 4].copy_from_slice(&1u32.to_ne_bytes());
+    header[INFO + 4..INFO + 8].copy_from_slice(&u32::try_from(pages - 1)?.to_ne_bytes());
+    header[page() - SIGNATURE.len()..].copy_from_slice(SIGNATURE);
+    file.write_all_at(&header, 0).context(device)
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Accesses to memory that may raise a signal, and what was raised.
+//!
+//! Two functions in assembly hold one access each, as their first instruction.  When it faults, the
+//! signal handler notes what happened and lets the function go on at its other end.
+
+use nix::sys::signal::Signal;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Once;
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("touch.rs: write the two accesses for this architecture");
+
+std::arch::global_asm!(
+    "uft_load:",
+    "    movzx eax, byte ptr [rdi]",
+    "    ret",
+    "uft_store:",
+    "    mov byte ptr [rdi], sil",
+    "    xor eax, eax",
+    "    ret",
+    "uft_fault:",
+    "    mov eax, 0x100",
+    "    ret",
+);
+
+extern "C" {
+    fn uft_load(addr: usize) -> u32;
+    fn uft_store(addr: usize, value: u8) -> u32;
+    fn uft_fault();
+}
+
+/// What `uft_fault` returns: no byte.
+const FAULTED: u32 = 0x100;
+
+/// A signal that an access raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its number.
+    pub signal: Signal,
+    /// Its `si_code`.
+    pub code: i32,
+    /// Its `si_addr`.
+    pub addr: usize,
+}
+
+impl Fault {
+    /// What a hole raises.
+    pub fn sigbus(addr: usize) -> Self {
+        Self {
+            signal: Signal::SIGBUS,
+            code: libc::BUS_ADRERR,
+            addr,
+        }
+    }
+
+    /// What memory raises whose protection forbids the access.
+    pub fn no_access(addr: usize) -> Self {
+        /// Of the headers of the kernel.
+        const SEGV_ACCERR: i32 = 2;
+        Self {
+            signal: Signal::SIGSEGV,
+            code: SEGV_ACCERR,
+            addr,
+        }
+    }
+}
+
+thread_local! {
+    static LAST: Cell<Option<Fault>> = const { Cell::new(None) };
+}
+
+/// Reads a byte.
+pub fn load(addr: usize) -> Result<u8, Fault> {
+    install();
+    // SAFETY: A fault is handled, and a read changes nothing of ours.
+    let seen = unsafe { uft_load(addr) };
+    u8::try_from(seen).map_err(|_| take_last())
+}
+
+/// Writes a byte.  The address is one of an area under test.
+pub fn store(addr: usize, value: u8) -> Result<(), Fault> {
+    install();
+    // SAFETY: A fault is handled, and the areas under test are never borrowed.
+    let seen = unsafe { uft_store(addr, value) };
+    if seen == FAULTED {
+        return Err(take_last());
+    }
+    Ok(())
+}
+
+fn take_last() -> Fault {
+    LAST.take().expect("the handler has noted the fault")
+}
+
+/// Decides, in the signal handler, whether the access is to be made again.
+pub type Resolver = fn(&Fault) -> bool;
+
+static RESOLVER: AtomicUsize = AtomicUsize::new(0);
+
+/// Lets `resolver` see every fault first, of any code.
+pub fn set_resolver(resolver: Resolver) {
+    install();
+    RESOLVER.store(resolver as *const () as usize, Ordering::SeqCst);
+}
+
+/// Installs the handler, once.
+pub fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: All bytes zero are a valid `sigaction`, and the handler has the right signature.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_fault as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            for signal in [libc::SIGBUS, libc::SIGSEGV] {
+                assert_eq!(libc::sigaction(signal, &action, std::ptr::null_mut()), 0);
+            }
+        }
+    });
+}
+
+extern "C" fn on_fault(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // SAFETY: The kernel passes valid pointers for SA_SIGINFO, and both signals have an address.
+    let (info, context) = unsafe { (&*info, &mut *context.cast::<libc::ucontext_t>()) };
+    let fault = Fault {
+        signal: Signal::try_from(signal).expect("a known signal"),
+        code: info.si_code,
+        // SAFETY: As above.
+        addr: unsafe { info.si_addr() } as usize,
+    };
+
+    let resolver = RESOLVER.load(Ordering::SeqCst);
+    if resolver != 0 {
+        // SAFETY: `set_resolver()` stored it.
+        let resolver: Resolver = unsafe { std::mem::transmute(resolver) };
+        if resolver(&fault) {
+            return;
+        }
+    }
+
+    let pc = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
+    if [
+        uft_load as *const () as usize,
+        uft_store as *const () as usize,
+    ]
+    .contains(&(*pc as usize))
+    {
+        LAST.set(Some(fault));
+        *pc = uft_fault as *const () as usize as i64;
+        return;
+    }
+    // No access of a test's: the same fault comes again and kills.
+    // SAFETY: Resetting a signal has no preconditions.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}

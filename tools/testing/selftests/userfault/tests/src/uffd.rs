@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mainline's userfaultfd, as far as its traces are of interest here.
+
+use crate::harness::Skip;
+use crate::sys::Span;
+use anyhow::Context;
+use nix::errno::Errno;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+const UFFD_API: u64 = 0xaa;
+const UFFD_FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
+const UFFDIO_REGISTER_MODE_MISSING: u64 = 1 << 0;
+const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
+const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1 << 0;
+
+#[repr(C)]
+struct Api {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct Register {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct WriteProtect {
+    start: u64,
+    len: u64,
+    mode: u64,
+}
+
+/// The request number of an ioctl of userfaultfd that reads and writes a `T`.
+const fn request<T>(number: u64) -> u64 {
+    const READ_WRITE: u64 = 3;
+    READ_WRITE << 30 | (size_of::<T>() as u64) << 16 | 0xaa << 8 | number
+}
+
+fn ioctl<T>(fd: &OwnedFd, number: u64, arg: &mut T) -> nix::Result<()> {
+    // SAFETY: The argument is of the type that the request names.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request::<T>(number), arg) }).map(drop)
+}
+
+/// Opens a descriptor that has these features, or skips the test.
+fn open(features: u64) -> anyhow::Result<OwnedFd> {
+    // SAFETY: It makes a descriptor only.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) });
+    let fd = match fd {
+        Err(Errno::ENOSYS) => return Err(Skip("this kernel has no userfaultfd".into()).into()),
+        // SAFETY: The descriptor is a new one.
+        fd => unsafe { OwnedFd::from_raw_fd(fd.context("userfaultfd")? as i32) },
+    };
+    let mut api = Api {
+        api: UFFD_API,
+        features,
+        ioctls: 0,
+    };
+    match ioctl(&fd, 0x3f, &mut api) {
+        Err(Errno::EINVAL) => Err(Skip("userfaultfd has no such feature here".into()).into()),
+        done => done.map(|()| fd).context("UFFDIO_API"),
+    }
+}
+
+fn register(fd: &OwnedFd, span: Span, mode: u64) -> anyhow::Result<()> {
+    let mut arg = Register {
+        start: span.addr as u64,
+        len: span.len as u64,
+        mode,
+        ioctls: 0,
+    };
+    ioctl(fd, 0x00, &mut arg).context("UFFDIO_REGISTER")
+}
+
+/// Registers a range for missing pages, until the descriptor is closed.
+pub fn register_missing(span: Span) -> anyhow::Result<OwnedFd> {
+    let fd = open(0)?;
+    register(&fd, span, UFFDIO_REGISTER_MODE_MISSING)?;
+    Ok(fd)
+}
+
+/// Write-protects a range where nothing is, which leaves markers until the descriptor is closed.
+pub fn write_protect(span: Span) -> anyhow::Result<OwnedFd> {
+    let fd = open(UFFD_FEATURE_WP_UNPOPULATED)?;
+    register(&fd, span, UFFDIO_REGISTER_MODE_WP)?;
+    let mut arg = WriteProtect {
+        start: span.addr as u64,
+        len: span.len as u64,
+        mode: UFFDIO_WRITEPROTECT_MODE_WP,
+    };
+    ioctl(&fd, 0x06, &mut arg).context("UFFDIO_WRITEPROTECT")?;
+    Ok(fd)
+}

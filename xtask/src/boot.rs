@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `make boot`: everything from nothing to the test program in the booted kernel.
+
+use crate::console::Line;
+use crate::ctx::Ctx;
+use crate::guest::Guest;
+use crate::{kernel, programs};
+use anyhow::{bail, Result};
+
+/// What the test program says at its end.
+pub const GOOD: &str = "remap_anon_pages functions correctly";
+
+pub fn run(ctx: &Ctx) -> Result<()> {
+    ctx.ui.plan(4);
+    kernel::prepare(ctx)?;
+    kernel::build(ctx)?;
+    test_program(ctx, |line| {
+        if let Line::Kernel(text) | Line::Program(text) = line {
+            println!("{text}");
+        }
+    })
+}
+
+/// Runs the test program in a guest.
+pub fn test_program(ctx: &Ctx, mut show: impl FnMut(Line)) -> Result<()> {
+    let program = programs::test_program(ctx)?;
+    let guest = Guest {
+        run: "boot",
+        name: "boot",
+        programs: &[program],
+        words: format!("userfault.size={}", ctx.size),
+        minutes: 20,
+    };
+    let (mut good, mut over) = (false, false);
+    let console = guest.boot(ctx, |line| {
+        if let Line::Program(text) = line {
+            good |= text.trim() == GOOD;
+        }
+        // What comes after the program is of no interest, and its verdict is to be the last line.
+        if !over {
+            over = good;
+            show(line);
+        }
+    })?;
+    match console.ended.get("remap_anon_pages") {
+        Some(0) if good => Ok(()),
+        Some(0) => bail!("the test program did not say '{GOOD}'\n{}", console.tail()),
+        status => bail!("the test program failed (status {})\n{}", status.unwrap_or(&-1), console.tail()),
+    }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `make check`: all tests, of the host's side and in the booted kernel, and one line at the end.
+
+use crate::boot;
+use crate::console::Line;
+use crate::ctx::Ctx;
+use crate::guest::Guest;
+use crate::rules::{self, Rules};
+use crate::run::{Job, MINUTE};
+use crate::tap::{State, Tap};
+use crate::{kernel, off, programs, tree};
+use anyhow::{bail, Result};
+
+/// What came of all checks so far.
+#[derive(Default)]
+struct Report {
+    passed: usize,
+    failed: Vec<String>,
+    skipped: Vec<String>,
+}
+
+impl Report {
+    /// Takes in one check, and says at once why it failed.
+    fn add(&mut self, ctx: &Ctx, name: &str, result: Result<()>) {
+        match result {
+            Ok(()) => {
+                self.passed += 1;
+                ctx.ui.note(&format!("ok      {name}"));
+            }
+            Err(e) => {
+                ctx.ui.note(&format!("FAILED  {name}\n{e:#}"));
+                self.failed.push(name.into());
+            }
+        }
+    }
+
+    fn finish(&self) -> Result<()> {
+        println!();
+        for name in &self.skipped {
+            println!("skipped: {name}");
+        }
+        for name in &self.failed {
+            println!("failed: {name}");
+        }
+        let skipped = match self.skipped.len() {
+            0 => String::new(),
+            n => format!(", {n} skipped"),
+        };
+        println!("{} passed, {} failed{skipped}", self.passed, self.failed.len());
+        if !self.failed.is_empty() {
+            // The line above is the last word; no error after it.
+            std::process::exit(1);
+        }
+        Ok(())
+    }
+}
+
+pub fn run(ctx: &Ctx) -> Result<()> {
+    ctx.ui.plan(12);
+    if !kernel::prepare(ctx)? {
+        bail!("build/linux is not on the branch userfault; go back with: git -C build/linux switch userfault");
+    }
+    let git = tree::git(ctx);
+    if git.resolve("HEAD") != Some(crate::state::load::<tree::State>(ctx, "tree").tip) {
+        ctx.ui.note("build/linux has commits that were not exported: the rules look at patches/ and our files alone");
+    }
+    let mut report = Report::default();
+    host(ctx, &mut report);
+    report.add(ctx, "off means off", off::prove(ctx));
+    let built = kernel::build(ctx);
+    let good = built.is_ok();
+    report.add(ctx, "the kernel builds", built);
+    if good {
+        report.add(ctx, "the test program", boot::test_program(ctx, |_| ()));
+        let mut tap = Tap::default();
+        let run = tests(ctx, &mut tap);
+        for outcome in &tap.outcomes {
+            match outcome.state {
+                State::Passed => report.passed += 1,
+                State::Failed => report.failed.push(outcome.name.clone()),
+                State::Skipped => report.skipped.push(outcome.name.clone()),
+            }
+        }
+        report.add(ctx, "the guest ran all tests, and its kernel had no complaint", run);
+    }
+    report.finish()
+}
+
+/// What needs no kernel.
+fn host(ctx: &Ctx, report: &mut Report) {
+    ctx.ui.step("host", "rules, and xtask's own tests");
+    let manifest = ctx.root.join("xtask/Cargo.toml");
+    let what = programs::cargo(&["test", "--quiet", "--locked", "--manifest-path", &manifest.display().to_string()]);
+    let job = Job { ctx, name: "xtask-tests", what, limit: 10 * MINUTE, hint: "cargo test in xtask/ shows more" };
+    report.add(ctx, "xtask's own tests", job.run());
+    match Rules::new(ctx) {
+        Ok(rules) => {
+            for (name, rule) in rules::all() {
+                report.add(ctx, name, rule(&rules));
+            }
+        }
+        Err(e) => report.add(ctx, "the rules", Err(e)),
+    }
+}
+
+/// The tests in the guest.
+fn tests(ctx: &Ctx, tap: &mut Tap) -> Result<()> {
+    let program = programs::tests(ctx)?;
+    let words = match ctx.tests.is_empty() {
+        true => String::new(),
+        false => format!("userfault.tests={}", ctx.tests.join(",")),
+    };
+    let guest = Guest { run: "check", name: "check", programs: &[program], words, minutes: 30 };
+    let console = guest.boot(ctx, |line| {
+        if let Line::Program(text) = line {
+            if tap.line(text) || text.starts_with('#') {
+                ctx.ui.note(text);
+            }
+        }
+    })?;
+    if let Some(complaint) = tap.complaint() {
+        bail!("{complaint}\n{}", console.tail());
+    }
+    match console.ended.get("userfault-tests") {
+        Some(0) => Ok(()),
+        Some(_) if tap.outcomes.iter().any(|o| o.state == State::Failed) => Ok(()),
+        status => bail!("the tests ended with status {}", status.unwrap_or(&-1)),
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the command line can say. `make` passes its variables on in the environment.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Builds, boots and checks the userfault fork of Linux.
+#[derive(Parser)]
+#[command(disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Architecture to build for and to boot.
+    #[arg(long, env = "ARCH", value_enum, default_value_t = Arch::X86_64, global = true)]
+    pub arch: Arch,
+
+    /// Which kernel: the plain one, or the one with every checker switched on.
+    #[arg(long, env = "CONFIG", value_enum, default_value_t = Config::Plain, global = true)]
+    pub config: Config,
+
+    /// Upstream's source: a directory, a tarball or a git clone.
+    #[arg(long, env = "KERNEL_SRC", global = true)]
+    pub kernel_src: Option<PathBuf>,
+
+    /// Which commit or tag of the clone in KERNEL_SRC.
+    #[arg(long, env = "KERNEL_REF", global = true)]
+    pub kernel_ref: Option<String>,
+
+    /// MiB that the test program moves.
+    #[arg(long, env = "SIZE", default_value_t = 1024, global = true)]
+    pub size: u32,
+
+    /// Show the output of every program that runs (1) instead of a bar (0).
+    #[arg(long = "verbosity", env = "V", default_value_t = 0, global = true)]
+    pub verbosity: u8,
+
+    /// Make the tree anew although it holds work that was not exported; a copy is kept (1).
+    #[arg(long, env = "FORCE", default_value_t = 0, global = true)]
+    pub force: u8,
+
+    /// Names of tests in the guest; all where none is given.
+    #[arg(long, env = "TESTS", value_delimiter = ' ', global = true)]
+    pub tests: Vec<String>,
+}
+
+/// The commands. The doc comments are what `make help` prints, in this order.
+#[derive(Subcommand, Clone, Copy)]
+pub enum Command {
+    /// Build, boot, and run the test program in the booted kernel
+    Boot,
+    /// Run all tests; ends with a line "N passed, N failed"
+    Check,
+    /// Make build/linux: upstream plus one commit per patch
+    Tree,
+    /// Build the kernel (and the tree, where something changed)
+    Kernel,
+    /// Give a prompt in the booted kernel
+    Shell,
+    /// Write the commits of build/linux back to patches/ and our folders
+    Export,
+    /// Install the user headers to build/ARCH/usr/include
+    Headers,
+    /// rustfmt and clippy on kernel code and user code
+    Lint,
+    /// Prove that with our options off the compiled kernel is upstream's
+    Off,
+    /// Install the programs that all this needs
+    Deps,
+    /// Print this list
+    Help,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum Arch {
+    #[value(name = "x86_64", alias = "x86")]
+    X86_64,
+}
+
+impl Arch {
+    /// Kbuild's ARCH, and the name in our own paths: build/NAME.
+    pub fn name(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "x86_64",
+        }
+    }
+
+    /// The folder under arch/.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "x86",
+        }
+    }
+
+    /// The bootable image, in the build folder.
+    pub fn image(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "arch/x86/boot/bzImage",
+        }
+    }
+
+    /// Rust's name of the target that user programs are built for.
+    pub fn user_target(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "x86_64-unknown-linux-gnu",
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum Config {
+    Plain,
+    Debug,
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Watches a guest's console: what the kernel complains of, what a program printed, how it ended.
+
+use regex::Regex;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Every one of these in a line of the kernel is a failed run, whatever the tests say.
+const COMPLAINTS: &str = concat!(
+    r"Kernel panic|\bOops\b|\bBUG: |\bWARNING: |\bKASAN: |general protection fault|kernel BUG at",
+    r"|Unable to handle|panicked at|ODEBUG:|corruption|sleeping function called|scheduling while atomic",
+    r"|possible recursive locking|possible circular locking|inconsistent lock state|suspicious RCU usage",
+    r"|lock held when returning|invalid wait context|bad unlock balance|\bINFO: (task|rcu|trying|possible)",
+    r"|rcu.*\bstall|soft lockup|hard LOCKUP|Bad rss-counter|page still charged|Bad page (state|map|cache)",
+    r"|non-zero pgtables_bytes|unreferenced object|nobody cared|Out of memory|ORC unwind|stack guard page",
+);
+/// How many lines after a complaint belong to it.
+const TRACE: usize = 40;
+/// How many lines are kept to be shown when a run fails.
+const LAST: usize = 30;
+
+pub struct Console {
+    complaint: Regex,
+    time: Regex,
+    last: VecDeque<String>,
+    /// Lines of complaints with what follows them.
+    pub complaints: Vec<String>,
+    trace: usize,
+    /// The program that prints now.
+    running: Option<String>,
+    /// How each program ended.
+    pub ended: BTreeMap<String, i32>,
+    /// Whether the guest said that it had run everything.
+    pub done: bool,
+}
+
+/// What a line of the console is.
+pub enum Line<'a> {
+    /// The kernel's, or of nobody in particular.
+    Kernel(&'a str),
+    /// The program's that runs.
+    Program(&'a str),
+    /// A word from init to us.
+    Mark,
+}
+
+impl Console {
+    pub fn new() -> Self {
+        Self {
+            complaint: Regex::new(COMPLAINTS).expect("COMPLAINTS is a regular expression"),
+            time: Regex::new(r"^\[ *\d+\.\d+\]").expect("a regular expression"),
+            last: VecDeque::new(),
+            complaints: Vec::new(),
+            trace: 0,
+            running: None,
+            ended: BTreeMap::new(),
+            done: false,
+        }
+    }
+
+    pub fn line<'a>(&mut self, line: &'a str) -> Line<'a> {
+        if self.last.len() == LAST {
+            self.last.pop_front();
+        }
+        self.last.push_back(line.to_string());
+        if let Some(word) = line.strip_prefix("userfault: ") {
+            return self.mark(word);
+        }
+        let kernel = self.time.is_match(line);
+        // A test may say "WARNING:" itself, in its diagnostics.
+        let said_by_test = ["#", "ok ", "not ok "].iter().any(|p| line.starts_with(p));
+        if !said_by_test && self.complaint.is_match(line) {
+            self.trace = TRACE;
+        }
+        if self.trace > 0 && !said_by_test {
+            self.trace -= 1;
+            self.complaints.push(line.to_string());
+        }
+        match self.running.is_some() && !kernel {
+            true => Line::Program(line),
+            false => Line::Kernel(line),
+        }
+    }
+
+    fn mark(&mut self, word: &str) -> Line<'static> {
+        let mut words = word.split_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some("begin"), Some(name), _) => self.running = Some(name.into()),
+            (Some("end"), Some(name), Some(status)) => {
+                self.running = None;
+                self.ended.insert(name.into(), status.parse().unwrap_or(-1));
+            }
+            (Some("done"), ..) => self.done = true,
+            _ => {}
+        }
+        Line::Mark
+    }
+
+    /// The last lines, for a message.
+    pub fn tail(&self) -> String {
+        self.last.iter().map(|l| format!("    {l}\n")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch(text: &str) -> Console {
+        let mut console = Console::new();
+        for line in text.lines() {
+            console.line(line);
+        }
+        console
+    }
+
+    #[test]
+    fn sees_complaints() {
+        for bad in [
+            "[   1.5] WARNING: CPU: 0 PID: 1 at mm/memory.c:1",
+            "[   1.5] BUG: KASAN: slab-use-after-free in x",
+            "ok 1[   1.5] BUG: Bad rss-counter state mm:1",
+            "[   1.5] WARNING: possible circular locking dependency detected",
+            "[   9.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+            "unreferenced object 0xffff (size 64):",
+        ] {
+            let seen = watch(bad).complaints;
+            assert_eq!(!seen.is_empty(), !bad.starts_with("ok "), "{bad}");
+        }
+    }
+
+    #[test]
+    fn does_not_see_what_is_none() {
+        for good in [
+            "[   0.0] kasan: KernelAddressSanitizer initialized (generic)",
+            "[   0.0] DEBUG: x",
+            "# WARNING: not the kernel's",
+            "[   0.1] Lock dependency validator: Copyright (c) 2006 Red Hat, Inc., Ingo Molnar",
+        ] {
+            assert!(watch(good).complaints.is_empty(), "{good}");
+        }
+    }
+
+    #[test]
+    fn knows_who_printed() {
+        let mut console = watch("userfault: begin tests");
+        assert!(matches!(console.line("ok 1 - a"), Line::Program(_)));
+        assert!(matches!(console.line("[   1.5] hello"), Line::Kernel(_)));
+        console.line("userfault: end tests 3");
+        console.line("userfault: done");
+        assert_eq!((console.ended["tests"], console.done), (3, true));
+    }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What every command needs to know: where things are, and what was asked for.
+
+use crate::cli::{Arch, Cli, Config};
+use crate::ui::Ui;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+pub struct Ctx {
+    /// The repository.
+    pub root: PathBuf,
+    /// Everything that is made.
+    pub build: PathBuf,
+    /// What outlives a `git clean`: downloads, bindgen, compiler cache.
+    pub cache: PathBuf,
+    pub arch: Arch,
+    pub config: Config,
+    pub kernel_src: Option<PathBuf>,
+    pub kernel_ref: Option<String>,
+    pub size: u32,
+    pub force: bool,
+    pub tests: Vec<String>,
+    pub ui: Ui,
+}
+
+impl Ctx {
+    pub fn new(cli: &Cli) -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("xtask/ has no parent folder")?
+            .to_path_buf();
+        let cache = match std::env::var_os("XDG_CACHE_HOME") {
+            Some(dir) if !dir.is_empty() => PathBuf::from(dir),
+            _ => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
+        }
+        .join("userfault");
+        let given = |s: &Option<PathBuf>| s.clone().filter(|p| !p.as_os_str().is_empty());
+        let ctx = Self {
+            build: root.join("build"),
+            root,
+            cache,
+            arch: cli.arch,
+            config: cli.config,
+            kernel_src: given(&cli.kernel_src),
+            kernel_ref: cli.kernel_ref.clone().filter(|r| !r.is_empty()),
+            size: cli.size,
+            force: cli.force != 0,
+            tests: cli.tests.iter().filter(|t| !t.is_empty()).cloned().collect(),
+            ui: Ui::new(cli.verbosity > 0),
+        };
+        for dir in [ctx.state(), ctx.logs(), ctx.cache.clone()] {
+            std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        Ok(ctx)
+    }
+
+    /// The kernel tree, a git repository.
+    pub fn linux(&self) -> PathBuf {
+        self.build.join("linux")
+    }
+
+    /// The folder that this kernel is built in.
+    pub fn objects(&self) -> PathBuf {
+        match self.config {
+            Config::Plain => self.plain(),
+            Config::Debug => self.build.join(format!("{}-debug", self.arch.name())),
+        }
+    }
+
+    /// The plain kernel's folder. User headers and programs are the same for every kernel, and
+    /// live here.
+    pub fn plain(&self) -> PathBuf {
+        self.build.join(self.arch.name())
+    }
+
+    pub fn image(&self) -> PathBuf {
+        self.objects().join(self.arch.image())
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.build.join("log")
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.logs().join(format!("{name}.log"))
+    }
+
+    /// What xtask remembers between runs.
+    pub fn state(&self) -> PathBuf {
+        self.build.join("state")
+    }
+
+    pub fn selftests(&self) -> PathBuf {
+        self.root.join("tools/testing/selftests/userfault")
+    }
+
+    pub fn debug(&self) -> bool {
+        self.config == Config::Debug
+    }
+}

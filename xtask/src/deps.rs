@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The programs that all this needs: says which are missing, and installs them on Debian.
+
+use crate::ctx::Ctx;
+use crate::run::{self, Job, MINUTE};
+use crate::util::which;
+use crate::{elf, toolchain};
+use anyhow::{bail, Context, Result};
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+
+/// How to see that something is there.
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+    StaticProgram(&'static str),
+}
+
+/// What each thing is for is plain from its name; beside it Debian's package.
+const NEEDED: [(Sign, &str); 19] = [
+    (Sign::Program("git"), "git"),
+    (Sign::Program("make"), "make"),
+    (Sign::Program("gcc"), "gcc"),
+    (Sign::File("/usr/include/stdlib.h"), "libc6-dev"),
+    (Sign::Program("flex"), "flex"),
+    (Sign::Program("bison"), "bison"),
+    (Sign::Program("bc"), "bc"),
+    (Sign::Program("perl"), "perl"),
+    (Sign::Program("python3"), "python3"),
+    (Sign::Program("cpio"), "cpio"),
+    (Sign::Program("rsync"), "rsync"),
+    (Sign::Program("tar"), "tar"),
+    (Sign::Program("xz"), "xz-utils"),
+    (Sign::Program("find"), "findutils"),
+    (Sign::Program("diff"), "diffutils"),
+    (Sign::File("/usr/include/gelf.h"), "libelf-dev"),
+    (Sign::Program("ccache"), "ccache"),
+    (Sign::StaticProgram("busybox"), "busybox-static"),
+    (Sign::Program("qemu-system-x86_64"), "qemu-system-x86"),
+];
+
+impl Sign {
+    fn there(&self) -> bool {
+        match self {
+            Sign::Program(name) => which(name).is_some(),
+            Sign::File(path) => Path::new(path).exists(),
+            Sign::StaticProgram(name) => which(name).is_some_and(|p| elf::is_static(&p)),
+        }
+    }
+}
+
+pub fn run(ctx: &Ctx) -> Result<()> {
+    ctx.ui.plan(1);
+    base(ctx)?;
+    toolchain::find(ctx)?;
+    println!("all programs are there");
+    Ok(())
+}
+
+/// Everything but the compilers.
+pub fn base(ctx: &Ctx) -> Result<()> {
+    let mut missing: Vec<&str> = NEEDED.iter().filter(|(sign, _)| !sign.there()).map(|(_, p)| *p).collect();
+    let debian = which("apt-get").is_some();
+    if debian && !Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists() {
+        missing.push("debian-archive-keyring");
+    }
+    if !missing.is_empty() {
+        ctx.ui.step("programs", "install what is missing");
+        install(ctx, &missing)?;
+    }
+    for (sign, package) in &NEEDED {
+        if !sign.there() {
+            bail!("{package} is still missing after its installation; see {}", ctx.log("apt-install").display());
+        }
+    }
+    Ok(())
+}
+
+/// Whether apt knows a package that it could install.
+pub fn available(package: &str) -> bool {
+    run::output("apt-cache", &["policy", package]).is_ok_and(|said| {
+        said.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)"))
+    })
+}
+
+/// Installs packages. Asks first where a person sits at the terminal.
+pub fn install(ctx: &Ctx, packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if which("apt-get").is_none() {
+        bail!("these are missing (names of Debian's packages); install them and run again:\n  {list}");
+    }
+    let root = rustix::process::geteuid().is_root();
+    println!("      missing: {list}");
+    if std::io::stdin().is_terminal() {
+        print!("      install them with apt-get{}? [Y/n] ", if root { "" } else { " and sudo" });
+        std::io::stdout().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if !matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes") {
+            bail!("not installed; install them and run again: {list}");
+        }
+    }
+    if !root && which("sudo").is_none() {
+        bail!("no sudo here; as root run: apt-get install {list}");
+    }
+    let apt = |args: &[&str]| {
+        let mut line = if root { Vec::new() } else { vec!["sudo", "-E"] };
+        line.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-oDPkg::Lock::Timeout=120"]);
+        line.extend(["-oAcquire::http::Timeout=30", "-oAcquire::Retries=3"]);
+        line.extend(args);
+        duct::cmd(line[0], &line[1..])
+    };
+    let hint = "look at the log; is the network there, and are apt's sources right?";
+    let unknown = packages.iter().any(|p| !available(p));
+    if unknown {
+        Job { ctx, name: "apt-update", what: apt(&["update"]), limit: 5 * MINUTE, hint }.run()?;
+    }
+    let mut args = vec!["install", "--yes", "--no-install-recommends"];
+    args.extend(packages);
+    Job { ctx, name: "apt-install", what: apt(&args), limit: 30 * MINUTE, hint }
+        .run()
+        .with_context(|| format!("cannot install {list}"))
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Boots the kernel, runs one thing in it, and says how that went.
+
+use crate::console::{Console, Line};
+use crate::ctx::Ctx;
+use crate::initramfs;
+use crate::qemu::{kvm_works, Machine};
+use crate::run::{stream, End, Limits};
+use anyhow::{bail, Context, Result};
+use std::fs::File;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What to run in the guest.
+pub struct Guest<'a> {
+    /// `boot` or `check`: what init is told.
+    pub run: &'a str,
+    /// Names the logs.
+    pub name: &'a str,
+    pub programs: &'a [PathBuf],
+    pub words: String,
+    /// For the plain kernel; a debug kernel gets three times as long.
+    pub minutes: u64,
+}
+
+impl Guest<'_> {
+    /// Boots, gives every line to `line`, and returns the console where the guest came to its end
+    /// without a complaint of the kernel.
+    pub fn boot(&self, ctx: &Ctx, mut line: impl FnMut(Line)) -> Result<Console> {
+        let initramfs = initramfs::pack(ctx, self.name, self.programs)?;
+        let image = ctx.image();
+        let kvm = kvm_works(ctx, &image, &initramfs);
+        let kind = if ctx.debug() { "debug" } else { "plain" };
+        ctx.ui.step("boot", &format!("{kind} kernel in QEMU, {}", if kvm { "KVM" } else { "TCG" }));
+        let words = format!("userfault.run={} {}", self.run, self.words);
+        let machine = Machine { image: &image, initramfs: &initramfs, words, kvm, terminal: false };
+        let path = ctx.log(&format!("console-{}-{kind}", self.name));
+        let mut log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let (silence, factor) = if ctx.debug() { (240, 3) } else { (60, 1) };
+        let limits = Limits {
+            total: Duration::from_secs(self.minutes * 60 * factor),
+            silence: Some(Duration::from_secs(silence)),
+        };
+        let mut console = Console::new();
+        let end = stream(&machine.command(ctx).stdin_null(), &limits, |text| {
+            let _ = writeln!(log, "{text}");
+            line(console.line(text));
+            ControlFlow::Continue(())
+        })
+        .context("cannot run qemu-system-x86_64; install Debian's package qemu-system-x86")?;
+        let log = path.display();
+        let tail = console.tail();
+        if !console.complaints.is_empty() {
+            let lines: String = console.complaints.iter().take(60).map(|l| format!("    {l}\n")).collect();
+            bail!("the kernel complained:\n{lines}  console: {log}");
+        }
+        match end {
+            End::Silent => bail!("the guest printed nothing for {silence} seconds and was stopped; its last lines:\n{tail}  console: {log}"),
+            End::Late => bail!("the guest took longer than {} minutes and was stopped; its last lines:\n{tail}  console: {log}", self.minutes * factor),
+            _ if !console.done => bail!("the guest ended before it had run everything; its last lines:\n{tail}  console: {log}"),
+            _ => Ok(console),
+        }
+    }
+}

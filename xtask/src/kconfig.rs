@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel configurations: tinyconfig plus our fragments, and the proof that each line of a
+//! fragment is in the result (Kconfig drops silently what it cannot have).
+
+use crate::cli::Config;
+use crate::ctx::Ctx;
+use crate::kernel::Kbuild;
+use crate::run::{Job, MINUTE};
+use crate::util::{read, read_text, write_if_changed, Hash};
+use crate::{state, tree};
+use anyhow::{bail, Result};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The fragments of a kernel, in the order in which they are merged.
+pub fn fragments(ctx: &Ctx, config: Config) -> Vec<PathBuf> {
+    let mut list = vec![
+        ctx.selftests().join("config"),
+        ctx.root.join(format!("arch/{}/configs/userfault.config", ctx.arch.folder())),
+    ];
+    if config == Config::Debug {
+        list.push(ctx.selftests().join("config.debug"));
+    }
+    list
+}
+
+/// The options that our menu has.
+pub fn our_options(ctx: &Ctx) -> Result<Vec<String>> {
+    let menu = ctx.root.join("Kconfig");
+    if !menu.exists() {
+        return Ok(Vec::new());
+    }
+    let lines = read_text(&menu)?;
+    let names = lines.lines().filter_map(|l| l.strip_prefix("config ").or(l.strip_prefix("menuconfig ")));
+    Ok(names.map(|n| format!("CONFIG_{}", n.trim())).collect())
+}
+
+/// Makes the .config of a build folder, where something that it is made of has changed.
+/// `strict`: every line of the fragments must be in it.
+pub fn make(ctx: &Ctx, kbuild: &Kbuild, fragments: &[PathBuf], strict: bool) -> Result<()> {
+    let git = tree::git(ctx).env("GIT_DIR", kbuild.source.join(".git").display().to_string());
+    let mut hash = Hash::new().add(kbuild.toolchain.key()?).add(git.text(&["rev-parse", "HEAD^{tree}"])?);
+    for path in fragments {
+        hash = hash.add(read(path)?);
+    }
+    let edited = git.env("GIT_WORK_TREE", kbuild.source.display().to_string()).text(&["diff", "--name-only", "HEAD"])?;
+    let edited = edited.lines().any(|f| f.contains("Kconfig"));
+    let name = format!("config-{}", kbuild.name);
+    let key = hash.hex();
+    let (config, new) = (kbuild.objects.join(".config"), kbuild.objects.join(".config.new"));
+    let known = state::load::<String>(ctx, &name) == key && config.exists() && !edited;
+    if !known {
+        ctx.ui.note(&format!("config: tinyconfig, {} fragments", fragments.len()));
+        std::fs::create_dir_all(&kbuild.objects)?;
+        let hint = "is one of the fragments damaged?";
+        let make = |target: &str| kbuild.make(&[target]).env("KCONFIG_CONFIG", &new);
+        Job { ctx, name: "tinyconfig", what: make("tinyconfig"), limit: 5 * MINUTE, hint }.run()?;
+        let script = kbuild.source.join("scripts/kconfig/merge_config.sh");
+        let mut args = vec![script, "-m".into(), "-Q".into(), "-O".into(), kbuild.objects.clone(), new.clone()];
+        args.extend(fragments.iter().cloned());
+        let merge = duct::cmd("sh", args).dir(&kbuild.objects).env("KCONFIG_CONFIG", &new);
+        Job { ctx, name: "merge-config", what: merge, limit: MINUTE, hint }.run()?;
+        Job { ctx, name: "olddefconfig", what: make("olddefconfig"), limit: 5 * MINUTE, hint }.run()?;
+        write_if_changed(&config, &read(&new)?)?;
+        std::fs::remove_file(new)?;
+    }
+    let missing = missing(&wanted(fragments)?, &read_text(&config)?);
+    if !missing.is_empty() && strict {
+        let list = missing.join("\n  ");
+        bail!(
+            "Kconfig did not take these lines of the fragments ({}); what do they depend on?\n  {list}",
+            config.display()
+        );
+    }
+    if !known {
+        for line in &missing {
+            ctx.ui.note(&format!("config: this tree does not have {line}"));
+        }
+        state::save(ctx, &name, &key)?;
+    }
+    Ok(())
+}
+
+/// What the fragments ask for together: a later one overrides an earlier one.
+fn wanted(fragments: &[PathBuf]) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for path in fragments {
+        for line in read_text(path)?.lines() {
+            if let Some((key, value)) = parse(line) {
+                all.insert(key, value);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// `CONFIG_A=y`, or `# CONFIG_A is not set`, which is `n`.
+fn parse(line: &str) -> Option<(String, String)> {
+    let line = line.trim();
+    if let Some(key) = line.strip_prefix("# CONFIG_").and_then(|l| l.strip_suffix(" is not set")) {
+        return Some((format!("CONFIG_{key}"), "n".into()));
+    }
+    let (key, value) = line.split_once('=')?;
+    key.starts_with("CONFIG_").then(|| (key.into(), value.into()))
+}
+
+fn missing(wanted: &BTreeMap<String, String>, config: &str) -> Vec<String> {
+    let have: BTreeMap<String, String> = config.lines().filter_map(parse).collect();
+    wanted
+        .iter()
+        .filter(|(key, value)| have.get(*key).map_or("n", String::as_str) != value.as_str())
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sees_what_is_missing() {
+        let wanted: BTreeMap<_, _> = ["CONFIG_A=y", "# CONFIG_B is not set", "CONFIG_C=\"x\"", "# a comment"]
+            .iter()
+            .filter_map(|l| parse(l))
+            .collect();
+        assert_eq!(missing(&wanted, "CONFIG_A=y\nCONFIG_C=\"x\"\n"), Vec::<String>::new());
+        assert_eq!(missing(&wanted, "# CONFIG_A is not set\nCONFIG_B=y\n").len(), 3);
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `make kernel`: the build, in a folder of its own beside the tree.
+
+use crate::ctx::Ctx;
+use crate::run::{Job, MINUTE};
+use crate::toolchain::{self, Toolchain};
+use crate::{deps, kconfig, state, tree};
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// Where and with what a kernel is built.
+pub struct Kbuild {
+    /// Names the folder in messages and in what xtask remembers.
+    pub name: String,
+    pub source: PathBuf,
+    pub objects: PathBuf,
+    pub toolchain: Toolchain,
+    arch: &'static str,
+    cache: PathBuf,
+}
+
+impl Kbuild {
+    pub fn new(ctx: &Ctx, name: &str, source: PathBuf, objects: PathBuf, toolchain: Toolchain) -> Self {
+        let arch = ctx.arch.name();
+        Self { name: name.into(), source, objects, toolchain, arch, cache: ctx.build.clone() }
+    }
+
+    /// `make` with all that Kbuild must be told.
+    pub fn make(&self, targets: &[&str]) -> duct::Expression {
+        let jobs = std::thread::available_parallelism().map_or(2, usize::from);
+        let mut args: Vec<String> = vec![
+            "-C".into(),
+            self.source.display().to_string(),
+            format!("-j{jobs}"),
+            format!("O={}", self.objects.display()),
+            format!("ARCH={}", self.arch),
+            // Not set at all, it gives the version a "+" for each commit after the tag.
+            "LOCALVERSION=".into(),
+            "KBUILD_BUILD_USER=userfault".into(),
+            "KBUILD_BUILD_HOST=localhost".into(),
+        ];
+        args.extend(self.toolchain.variables());
+        args.extend(targets.iter().map(|t| t.to_string()));
+        let mut make = duct::cmd("make", args).stdin_null();
+        // What our own make was told is not meant for Kbuild's.
+        for gone in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARCH", "CONFIG", "V", "SIZE", "TESTS"] {
+            make = make.env_remove(gone);
+        }
+        for (key, value) in self.toolchain.environment() {
+            make = make.env(key, value);
+        }
+        // Paths below build/ are made relative, so that equal sources in two folders share objects.
+        make.env("CCACHE_BASEDIR", &self.cache).env("CCACHE_NOHASHDIR", "1")
+    }
+
+    /// Builds with a bar that knows how many lines the last build of the same kind printed.
+    pub fn build(&self, ctx: &Ctx, targets: &[&str], limit: u32, hint: &str) -> Result<()> {
+        let memory = format!("lines-{}", self.name);
+        let last: u64 = state::load(ctx, &memory);
+        let total = (last > 0).then_some(last);
+        let bar = ctx.ui.bar(total, if total.is_some() { "{pos}/{len} {elapsed} {wide_msg}" } else { "{pos} {elapsed} {wide_msg}" });
+        let job = Job { ctx, name: &self.name, what: self.make(targets), limit: limit * MINUTE, hint };
+        let lines = job.run_with(&bar, |line| {
+            bar.set_message(line.trim().to_string());
+            if line.contains("warning:") && !ctx.ui.verbose {
+                bar.suspend(|| println!("      {line}"));
+            }
+        })?;
+        if lines > last {
+            state::save(ctx, &memory, &lines)?;
+        }
+        Ok(())
+    }
+}
+
+/// The kernel that the command line asks for.
+pub fn kbuild(ctx: &Ctx) -> Result<Kbuild> {
+    let objects = ctx.objects();
+    let name = objects.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Kbuild::new(ctx, &format!("kernel-{name}"), ctx.linux(), objects, toolchain::find(ctx)?))
+}
+
+pub fn run(ctx: &Ctx) -> Result<()> {
+    ctx.ui.plan(3);
+    prepare(ctx)?;
+    build(ctx)?;
+    println!("{}", ctx.image().display());
+    Ok(())
+}
+
+/// Programs and tree: what every build begins with.
+pub fn prepare(ctx: &Ctx) -> Result<bool> {
+    deps::base(ctx)?;
+    tree::ensure(ctx)
+}
+
+/// Configures and builds the kernel that the command line asks for.
+pub fn build(ctx: &Ctx) -> Result<()> {
+    let kind = if ctx.debug() { "debug" } else { "plain" };
+    ctx.ui.step("kernel", &format!("{}, {kind}", ctx.arch.name()));
+    let kbuild = kbuild(ctx)?;
+    // In the middle of a bisection the tree may lack options that the fragments name.
+    let ours = tree::on_branch(ctx);
+    kconfig::make(ctx, &kbuild, &kconfig::fragments(ctx, ctx.config), ours)?;
+    let hint = "the first error in the log is the one that matters; make kernel V=1 shows every line";
+    kbuild.build(ctx, &["all"], 120, hint)
+}

@@ -1,0 +1,1 @@
+use crate::ctx::Ctx; pub fn run(_: &Ctx) -> anyhow::Result<()> { Ok(()) }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The program behind `make`.
+//!
+//! The repository holds only what we add to Linux. This program fetches upstream, lays our
+//! patches and files onto it as a git branch, builds the result, boots it in QEMU and runs the
+//! tests in it. Each command has a file of its own; this one only picks.
+
+mod boot;
+mod check;
+mod cli;
+mod console;
+mod ctx;
+mod debian;
+mod deps;
+mod elf;
+mod export;
+mod git;
+mod guest;
+mod headers;
+mod help;
+mod initramfs;
+mod kconfig;
+mod kernel;
+mod lint;
+mod maintainers;
+mod off;
+mod overlay;
+mod patch;
+mod programs;
+mod qemu;
+mod rules;
+mod run;
+mod series;
+mod shell;
+mod state;
+mod tap;
+mod toolchain;
+mod tree;
+mod ui;
+mod upstream;
+mod util;
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let ctx = match ctx::Ctx::new(&cli) {
+        Ok(ctx) => ctx,
+        Err(e) => return fail(&e),
+    };
+    let done = match cli.command {
+        Command::Help => help::run(),
+        Command::Deps => deps::run(&ctx),
+        Command::Tree => tree::run(&ctx),
+        Command::Export => export::run(&ctx),
+        Command::Kernel => kernel::run(&ctx),
+        Command::Headers => headers::run(&ctx),
+        Command::Boot => boot::run(&ctx),
+        Command::Shell => shell::run(&ctx),
+        Command::Check => check::run(&ctx),
+        Command::Lint => lint::run(&ctx),
+        Command::Off => off::run(&ctx),
+    };
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => fail(&e),
+    }
+}
+
+/// Prints an error with all that led to it.
+fn fail(error: &anyhow::Error) -> std::process::ExitCode {
+    eprintln!("\nerror: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
+    }
+    std::process::ExitCode::FAILURE
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! QEMU's command line, and whether this machine's KVM is one that works.
+
+use crate::cli::Arch;
+use crate::ctx::Ctx;
+use crate::run::{stream, End, Limits};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+/// What to boot.
+pub struct Machine<'a> {
+    pub image: &'a Path,
+    pub initramfs: &'a Path,
+    /// Added to the kernel's command line.
+    pub words: String,
+    pub kvm: bool,
+    /// The serial line is the terminal, for a person.
+    pub terminal: bool,
+}
+
+impl Machine<'_> {
+    pub fn command(&self, ctx: &Ctx) -> duct::Expression {
+        let Arch::X86_64 = ctx.arch;
+        let append = format!("console=ttyS0,115200 panic=-1 oops=panic {}", self.words);
+        let mut args: Vec<String> = [
+            "-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-smp", "2", "-m", "4G", "-append",
+        ]
+        .map(String::from)
+        .to_vec();
+        args.push(append);
+        let accel = match self.kvm {
+            true => ["-accel", "kvm", "-cpu", "host"],
+            // Five levels of page tables cost TCG time and show nothing.
+            false => ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"],
+        };
+        args.extend(accel.map(String::from));
+        for (option, path) in [("-kernel", self.image), ("-initrd", self.initramfs)] {
+            args.extend([option.to_string(), path.display().to_string()]);
+        }
+        args.extend(["-serial".into(), if self.terminal { "mon:stdio".into() } else { "stdio".into() }]);
+        duct::cmd("qemu-system-x86_64", args)
+    }
+}
+
+/// Whether KVM boots a guest. A /dev/kvm may be there and hang every one, so: try.
+pub fn kvm_works(ctx: &Ctx, image: &Path, initramfs: &Path) -> bool {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let able = flags.split_whitespace().any(|f| f == "vmx" || f == "svm");
+    let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    if !able || !open {
+        return false;
+    }
+    let machine = Machine { image, initramfs, words: "userfault.run=probe".into(), kvm: true, terminal: false };
+    let limits = Limits { total: Duration::from_secs(30), silence: None };
+    let mut done = false;
+    let end = stream(&machine.command(ctx).stdin_null(), &limits, |line| {
+        done |= line.starts_with("userfault: done");
+        ControlFlow::Continue(())
+    });
+    done && matches!(end, Ok(End::Exit(_)))
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `make shell`: a prompt in the booted kernel.
+
+use crate::ctx::Ctx;
+use crate::qemu::{kvm_works, Machine};
+use crate::{initramfs, kernel, programs};
+use anyhow::{Context, Result};
+
+pub fn run(ctx: &Ctx) -> Result<()> {
+    ctx.ui.plan(5);
+    kernel::prepare(ctx)?;
+    kernel::build(ctx)?;
+    let programs = [programs::test_program(ctx)?, programs::tests(ctx)?];
+    let initramfs = initramfs::pack(ctx, "shell", &programs)?;
+    let image = ctx.image();
+    ctx.ui.step("shell", "leave with exit, or ctrl-a x");
+    let machine = Machine {
+        image: &image,
+        initramfs: &initramfs,
+        words: "quiet userfault.run=shell".into(),
+        kvm: kvm_works(ctx, &image, &initramfs),
+        terminal: true,
+    };
+    machine.command(ctx).unchecked().run().context("cannot run QEMU")?;
+    Ok(())
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `make tree`: build/linux, upstream plus one commit per patch.
+//!
+//! Work in build/linux is never lost: where it holds edits or commits that were not exported, the
+//! tree is not made anew. Files that did not change keep their time, so builds stay incremental.
+
+use crate::ctx::Ctx;
+use crate::git::Git;
+use crate::overlay::{self, MAINTAINERS};
+use crate::patch::{self, Patch};
+use crate::series::Builder;
+use crate::upstream::{self, Source};
+use crate::util::{read, Hash};
+use crate::{debian, state};
+use anyhow::{bail, Context, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The branch that holds our commits.
+pub const BRANCH: &str = "refs/heads/userfault";
+
+/// What the tree was made of.
+#[derive(Serialize, Deserialize, Default)]
+pub struct State {
+    /// The source, where the user named one.
+    pub source: String,
+    pub version: String,
+    /// The branch as it was made, or as it was exported.
+    pub tip: String,
+    /// All of patches/ and our files at that time.
+    pub inputs: String,
+    /// Commits by what went into them.
+    pub commits: BTreeMap<String, String>,
+}
+
+pub fn git(ctx: &Ctx) -> Git {
+    Git::new(&ctx.linux())
+}
+
+/// A digest of all that goes into the branch.
+pub fn inputs(ctx: &Ctx) -> Result<String> {
+    let mut hash = Hash::new();
+    for name in patch::series(ctx)? {
+        let path = patch::folder(ctx).join(&name);
+        hash = hash.add(&name).add(read(&path).context("patches/series names a file that is not there")?);
+    }
+    for (path, file) in overlay::files(ctx)? {
+        hash = hash.add(&path).add(file.mode).add(read(&file.source)?);
+    }
+    if let Ok(ours) = std::fs::read(ctx.root.join(MAINTAINERS)) {
+        hash = hash.add(ours);
+    }
+    Ok(hash.hex())
+}
+
+/// `make tree`: like [`ensure`], but with no branch to be made it is an error.
+pub fn run(ctx: &Ctx) -> Result<()> {
+    ctx.ui.plan(3);
+    crate::deps::base(ctx)?;
+    if !ensure(ctx)? {
+        bail!("build/linux is not on the branch userfault; go back with: git -C build/linux switch userfault");
+    }
+    let state: State = state::load(ctx, "tree");
+    println!("build/linux: Linux {} and {} commits, {}", state.version, state.commits.len(), &state.tip[..12]);
+    Ok(())
+}
+
+/// Brings build/linux up to date. False where something else than our branch is checked out (a
+/// bisection, a rebase): then it stays as it is.
+pub fn ensure(ctx: &Ctx) -> Result<bool> {
+    let mut state: State = state::load(ctx, "tree");
+    fetch(ctx, &mut state)?;
+    let inputs = inputs(ctx)?;
+    let git = git(ctx);
+    if !on_branch(ctx) {
+        ctx.ui.note(&format!("build/linux is at {}: taken as it is", git.text(&["log", "-1", "--format=%h %s"])?));
+        return Ok(false);
+    }
+    let head = git.resolve("HEAD").context("build/linux has no commit")?;
+    if inputs == state.inputs && !ctx.force {
+        if head != state.tip {
+            ctx.ui.note("build/linux has commits that were not exported: taken as it is");
+        }
+        return Ok(true);
+    }
+    ctx.ui.step("tree", "one commit per patch");
+    keep_work(ctx, &git, &head, &state)?;
+    let patches = patch::load(ctx)?;
+    let upstream = git.resolve("upstream^{commit}").context("build/linux has no tag upstream")?;
+    let mut commits = state.commits;
+    let tip = Builder::new(ctx, &git, &upstream, &state.version)?.commits(&patches, &mut commits)?;
+    git.bytes(&["reset", if ctx.force { "--hard" } else { "--keep" }, "--quiet", &tip], b"")?;
+    state = State { tip, inputs, commits, ..state };
+    state::save(ctx, "tree", &state)?;
+    Ok(true)
+}
+
+/// Whether our branch is checked out.
+pub fn on_branch(ctx: &Ctx) -> bool {
+    git(ctx).text(&["symbolic-ref", "--quiet", "HEAD"]).is_ok_and(|name| name == BRANCH)
+}
+
+/// Makes sure that there is a pristine source, and that it is the one that the user names.
+fn fetch(ctx: &Ctx, state: &mut State) -> Result<()> {
+    let named = upstream::named(ctx)?;
+    let key = named.as_ref().map(Source::key).transpose()?;
+    let there = ctx.linux().join(".git").exists() && !state.version.is_empty();
+    if there && key.as_ref().is_none_or(|k| *k == state.source) {
+        return Ok(());
+    }
+    let linux = ctx.linux();
+    if linux.exists() {
+        let git = git(ctx);
+        match git.resolve("HEAD") {
+            Some(head) if there => keep_work(ctx, &git, &head, state)?,
+            _ => bail!("{} is in the way: it was not made by make tree", linux.display()),
+        }
+    }
+    ctx.ui.step("source", "Linux 7.3");
+    let source = match named {
+        Some(source) => source,
+        None => match debian::source(ctx)? {
+            path if path.extension().is_some_and(|e| e == "deb") => Source::Package(path),
+            path => Source::Tarball(path),
+        },
+    };
+    let new = ctx.build.join("linux.new");
+    let version = upstream::import(ctx, &source, &new)?;
+    if linux.exists() && ctx.force {
+        std::fs::rename(&linux, ctx.build.join(format!("linux.old-{}", &state.tip[..12])))?;
+    } else if linux.exists() {
+        std::fs::remove_dir_all(&linux)?;
+    }
+    std::fs::rename(new, &linux)?;
+    let tip = git(ctx).resolve("HEAD").context("build/linux has no commit")?;
+    ctx.ui.note(&format!("Linux {version}"));
+    *state = State { source: key.unwrap_or_default(), version, tip, ..State::default() };
+    state::save(ctx, "tree", state)
+}
+
+/// Refuses to go on where build/linux holds work that is nowhere else. Under FORCE=1 keeps a copy.
+fn keep_work(ctx: &Ctx, git: &Git, head: &str, state: &State) -> Result<()> {
+    let edits = git.text(&["status", "--porcelain", "--untracked-files=all"])?;
+    if edits.is_empty() && head == state.tip {
+        return Ok(());
+    }
+    if ctx.force {
+        let index = ctx.state().join("index.backup");
+        let own = git.index(&index);
+        own.bytes(&["read-tree", "HEAD"], b"")?;
+        own.bytes(&["add", "-A"], b"")?;
+        let tree = own.text(&["write-tree"])?;
+        let work = Patch::plain("Work that was not exported");
+        let commit = crate::series::commit_tree(git, &tree, head, &work)?;
+        let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        git.bytes(&["branch", &format!("backup-{seconds}"), &commit], b"")?;
+        ctx.ui.note(&format!("build/linux: what was not exported is kept on the branch backup-{seconds}"));
+        return Ok(());
+    }
+    let list: Vec<&str> = edits.lines().take(10).collect();
+    bail!(
+        "build/linux holds work that was not exported, and patches/ or our files have changed since it was made\n{}\
+         \n  what to do: commit it there (git -C build/linux commit), then make export; or make tree FORCE=1, \
+         which keeps it on a branch backup-*",
+        if list.is_empty() { format!("  commits after {}", &state.tip) } else { list.join("\n") }
+    );
+}
