@@ -50,7 +50,10 @@ use kernel::{
     },
     page::PAGE_MASK,
     prelude::*,
-    sched::cond_resched,
+    sched::{
+        cond_resched,
+        in_compat_syscall, //
+    },
     sync::aref::ARef, //
 };
 
@@ -58,6 +61,9 @@ use core::ops::Range;
 
 /// Holes in the source count as moved.
 const ALLOW_SRC_HOLES: usize = bindings::RAP_ALLOW_SRC_HOLES as usize;
+
+/// What one call moves for a 32-bit program, to which 2 GiB and more would look like an error.
+const COMPAT_MAX: usize = i32::MAX as usize & PAGE_MASK;
 
 /// How often a folio that others hold references to is tried to be split.
 const MAX_SPLITS: u32 = 3;
@@ -81,8 +87,9 @@ struct Remap {
     dst: Range<usize>,
     src: Range<usize>,
     allow_holes: bool,
-    /// How much of the source is moved, in bytes.
+    /// How much of the source is moved, in bytes, and how much is to be.
     moved: usize,
+    limit: usize,
     /// How often a split failed at this place.
     splits: u32,
 }
@@ -121,20 +128,25 @@ impl Remap {
             src: src..src.checked_add(len).ok_or(EINVAL)?,
             allow_holes: flags & ALLOW_SRC_HOLES != 0,
             moved: 0,
+            limit: if in_compat_syscall() {
+                len.min(COMPAT_MAX)
+            } else {
+                len
+            },
             splits: 0,
         })
     }
 
-    /// What is left of the destination.
+    /// What is left to move of the destination.
     #[inline]
     fn dst(&self) -> Range<usize> {
-        self.dst.start + self.moved..self.dst.end
+        self.dst.start + self.moved..self.dst.start + self.limit
     }
 
-    /// What is left of the source.
+    /// What is left to move of the source.
     #[inline]
     fn src(&self) -> Range<usize> {
-        self.src.start + self.moved..self.src.end
+        self.src.start + self.moved..self.src.start + self.limit
     }
 
     /// Moves everything, or as much as can be moved until the error that is returned.
@@ -174,8 +186,11 @@ impl Remap {
 
     /// Checks that what is left lies in vmas between which pages may move.
     fn check_vmas(&self, dst: &VmaRef, src: &VmaRef) -> Result {
-        for (vma, range) in [(src, self.src()), (dst, self.dst())] {
-            if !vma.contains(&range) || !vma.is_private_anonymous() || vma.is_droppable() {
+        for (vma, left) in [
+            (src, self.src().start..self.src.end),
+            (dst, self.dst().start..self.dst.end),
+        ] {
+            if !vma.contains(&left) || !vma.is_private_anonymous() || vma.is_droppable() {
                 return Err(EINVAL);
             }
             // To take pages out is to discard them, to put pages in is to write.
@@ -201,7 +216,7 @@ impl Remap {
             if let Step::Wait(folio) = self.step(dst, src)? {
                 return Ok(Step::Wait(folio));
             }
-            if self.src().is_empty() {
+            if self.moved == self.limit {
                 return Ok(Step::Continue);
             }
             if current!().fatal_signal_pending() {

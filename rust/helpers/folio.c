@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 #include <linux/huge_mm.h>
-#include <linux/ksm.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
@@ -48,12 +47,6 @@ __rust_helper pte_t rust_helper_folio_mk_pte(struct folio *folio, pgprot_t prot)
 __rust_helper int rust_helper_PageAnonExclusive(const struct page *page)
 {
 	return PageAnonExclusive(page);
-}
-
-__rust_helper void rust_helper_ksm_might_unmap_zero_page(struct mm_struct *mm,
-							 pte_t pte)
-{
-	ksm_might_unmap_zero_page(mm, pte);
 }
 
 __rust_helper unsigned long

@@ -186,6 +186,11 @@ __rust_helper pte_t rust_helper_pte_mkspecial(pte_t pte)
 	return pte_mkspecial(pte);
 }
 
+__rust_helper int rust_helper_pte_dirty(pte_t pte)
+{
+	return pte_dirty(pte);
+}
+
 __rust_helper pte_t rust_helper_pte_mkdirty(pte_t pte)
 {
 	return pte_mkdirty(pte);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/compat.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 
@@ -11,4 +12,9 @@ __rust_helper int rust_helper_cond_resched(void)
 __rust_helper int rust_helper_fatal_signal_pending(struct task_struct *task)
 {
 	return fatal_signal_pending(task);
+}
+
+__rust_helper bool rust_helper_in_compat_syscall(void)
+{
+	return in_compat_syscall();
 }

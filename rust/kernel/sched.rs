@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Giving way to others in long loops.
+//! The running task: giving way to others, and what it runs as.
 //!
-//! C header: [`include/linux/sched.h`](srctree/include/linux/sched.h)
+//! C headers: [`include/linux/sched.h`](srctree/include/linux/sched.h),
+//! [`include/linux/compat.h`](srctree/include/linux/compat.h)
 
 use crate::{
     bindings,
@@ -16,6 +17,13 @@ use crate::{
 pub fn cond_resched() {
     // SAFETY: Called where sleeping is allowed, which `might_sleep` inside checks.
     unsafe { bindings::cond_resched() };
+}
+
+/// Whether a system call is being made through the entry for 32-bit programs.
+#[inline]
+pub fn in_compat_syscall() -> bool {
+    // SAFETY: Looks at the running task only.
+    unsafe { bindings::in_compat_syscall() }
 }
 
 impl Task {

@@ -5,10 +5,11 @@
 
 use crate::cli::Config;
 use crate::ctx::Ctx;
+use crate::git::Git;
 use crate::kernel::Kbuild;
 use crate::run::{Job, MINUTE};
 use crate::util::{read, read_text, write_if_changed, Hash};
-use crate::{state, tree};
+use crate::state;
 use anyhow::{bail, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,12 +40,12 @@ pub fn our_options(ctx: &Ctx) -> Result<Vec<String>> {
 /// Makes the .config of a build folder, where something that it is made of has changed.
 /// `strict`: every line of the fragments must be in it.
 pub fn make(ctx: &Ctx, kbuild: &Kbuild, fragments: &[PathBuf], strict: bool) -> Result<()> {
-    let git = tree::git(ctx).env("GIT_DIR", kbuild.source.join(".git").display().to_string());
+    let git = Git::new(&kbuild.source);
     let mut hash = Hash::new().add(kbuild.toolchain.key()?).add(git.text(&["rev-parse", "HEAD^{tree}"])?);
     for path in fragments {
         hash = hash.add(read(path)?);
     }
-    let edited = git.env("GIT_WORK_TREE", kbuild.source.display().to_string()).text(&["diff", "--name-only", "HEAD"])?;
+    let edited = git.text(&["diff", "--name-only", "HEAD"])?;
     let edited = edited.lines().any(|f| f.contains("Kconfig"));
     let name = format!("config-{}", kbuild.name);
     let key = hash.hex();

@@ -17,13 +17,22 @@ pub struct Kbuild {
     pub objects: PathBuf,
     pub toolchain: Toolchain,
     arch: &'static str,
-    cache: PathBuf,
+    ccache: Vec<(&'static str, String)>,
 }
 
 impl Kbuild {
     pub fn new(ctx: &Ctx, name: &str, source: PathBuf, objects: PathBuf, toolchain: Toolchain) -> Self {
-        let arch = ctx.arch.name();
-        Self { name: name.into(), source, objects, toolchain, arch, cache: ctx.build.clone() }
+        let mut ccache = vec![
+            // Paths are made relative to the build folder, and what still names one is not looked
+            // at: so the same source in two folders, or two clones, shares its objects.
+            ("CCACHE_BASEDIR", ctx.build.display().to_string()),
+            ("CCACHE_NOHASHDIR", "1".into()),
+            ("CCACHE_IGNOREOPTIONS", "-fmacro-prefix-map=*".into()),
+        ];
+        if std::env::var_os("CCACHE_DIR").is_none() {
+            ccache.push(("CCACHE_DIR", ctx.cache.join("ccache").display().to_string()));
+        }
+        Self { name: name.into(), source, objects, toolchain, arch: ctx.arch.name(), ccache }
     }
 
     /// `make` with all that Kbuild must be told.
@@ -39,6 +48,8 @@ impl Kbuild {
             "LOCALVERSION=".into(),
             "KBUILD_BUILD_USER=userfault".into(),
             "KBUILD_BUILD_HOST=localhost".into(),
+            // ccache makes paths relative; __FILE__ is to be as if it did not.
+            "KCFLAGS=-fmacro-prefix-map=../linux/=".into(),
         ];
         args.extend(self.toolchain.variables());
         args.extend(targets.iter().map(|t| t.to_string()));
@@ -50,8 +61,10 @@ impl Kbuild {
         for (key, value) in self.toolchain.environment() {
             make = make.env(key, value);
         }
-        // Paths below build/ are made relative, so that equal sources in two folders share objects.
-        make.env("CCACHE_BASEDIR", &self.cache).env("CCACHE_NOHASHDIR", "1")
+        for (key, value) in &self.ccache {
+            make = make.env(key, value);
+        }
+        make
     }
 
     /// Builds with a bar that knows how many lines the last build of the same kind printed.

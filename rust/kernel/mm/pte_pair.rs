@@ -181,12 +181,18 @@ impl DstBits {
         self.finish(pte)
     }
 
-    /// The entry for the zero page: never writable.
+    /// The entry for the zero page: never writable. KSM marks those that it has put in place, to
+    /// count them; the mark moves along.
     #[inline]
-    fn zero_page(self, address: usize) -> Pte {
+    fn zero_page(self, address: usize, old: bindings::pte_t) -> Pte {
         // SAFETY: These functions look at a value and are always safe to call.
         let pte = unsafe {
-            bindings::pte_mkspecial(bindings::pfn_pte(bindings::zero_pfn(address), self.prot))
+            let pte = bindings::pfn_pte(bindings::zero_pfn(address), self.prot);
+            if bindings::pte_dirty(old) != 0 {
+                bindings::pte_mkdirty(bindings::pte_mkspecial(pte))
+            } else {
+                bindings::pte_mkspecial(pte)
+            }
         };
         self.finish(pte)
     }
@@ -374,14 +380,9 @@ impl<'p, 'a> EntryPair<'p, 'a> {
     pub fn move_zero_page(self) {
         if self.src.kind() == PteKind::ZeroPage && self.dst.is_none() {
             let old = self.pair.clear_src();
-            // SAFETY: The mm is valid, and `old` was taken out of it. The zero page has no reverse
-            // mapping, and the destination's entry is none.
-            unsafe {
-                // At the destination it is an ordinary zero page, not one that KSM put there.
-                bindings::ksm_might_unmap_zero_page(self.pair.src.vma.mm().as_raw(), old);
-                let pte = self.pair.bits.zero_page(self.pair.dst.address);
-                self.pair.set_dst(pte);
-            }
+            let pte = self.pair.bits.zero_page(self.pair.dst.address, old);
+            // SAFETY: The zero page has no reverse mapping. The destination's entry is none.
+            unsafe { self.pair.set_dst(pte) };
         }
         self.pair.advance();
     }

@@ -177,12 +177,6 @@ pub fn is_marked(span: Span) -> anyhow::Result<bool> {
     Ok(vma_of(span)?.has("uf"))
 }
 
-/// How many vmas this process has.
-pub fn nr_vmas() -> anyhow::Result<usize> {
-    let text = fs::read_to_string("/proc/self/maps").context("/proc/self/maps")?;
-    Ok(text.lines().count())
-}
-
 /// A size in KiB of `/proc/self/status`, by its name.
 pub fn status_kib(name: &str) -> anyhow::Result<u64> {
     field("/proc/self/status", name)

@@ -158,7 +158,7 @@ fn a26_ksm_page() -> Outcome {
     dst.each_page().try_for_each(|part| part.check(4242))
 }
 
-/// A26: KSM's zero pages move, and KSM counts them as before.
+/// A26: KSM's zero pages move, and its count of them stays right.
 fn a26_ksm_zero_page() -> Outcome {
     set_ksm("use_zero_pages", 1)?;
     hurry_ksm()?;
@@ -171,7 +171,9 @@ fn a26_ksm_zero_page() -> Outcome {
     wait_merged(*src)?;
     ensure_eq!(ksm_number("ksm_zero_pages")?, before + 4, "when merged");
     let dst = ensure_moves(*src)?;
-    ensure_eq!(ksm_number("ksm_zero_pages")?, before + 4, "when moved");
+    // They may stay KSM's, or become plain zero pages, as long as the count knows.
+    let moved = ksm_number("ksm_zero_pages")?;
+    ensure!([before, before + 4].contains(&moved), "{moved} when moved");
     dst.check_zero()?;
     drop(dst);
     ensure_eq!(ksm_number("ksm_zero_pages")?, before, "when unmapped");
