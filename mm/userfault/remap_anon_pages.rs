@@ -19,9 +19,10 @@
 //! 4. The lock of each page's folio, only tried. Keeps whoever walks the reverse mapping away
 //!    while that changes.
 //!
-//! Whatever makes the call sleep (a folio's lock, a page table to allocate, a folio to split)
-//! happens without 3 and 4, and a wait for a folio's lock without 1 and 2 and without a reference
-//! to the folio too. Afterwards it starts again with the page that it stopped at.
+//! Whatever makes the call sleep (a page table to allocate, a folio to split) happens without 3 and
+//! 4. A wait for others (for a folio's lock, or to let go of a folio) happens with nothing held at
+//! all, not even a reference to the folio. Afterwards the call starts again with the page that it
+//! stopped at.
 //!
 //! # What others see
 //!
@@ -30,8 +31,7 @@
 //! store to the source gets to the page after the call has returned.
 
 use kernel::{
-    bindings,
-    current,
+    bindings, current,
     mm::{
         folio::Folio,
         mmu_notifier::InvalidateRange,
@@ -54,7 +54,11 @@ use kernel::{
         cond_resched,
         in_compat_syscall, //
     },
-    sync::aref::ARef, //
+    sync::aref::ARef,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
 };
 
 use core::ops::Range;
@@ -65,8 +69,10 @@ const ALLOW_SRC_HOLES: usize = bindings::RAP_ALLOW_SRC_HOLES as usize;
 /// What one call moves for a 32-bit program, to which 2 GiB and more would look like an error.
 const COMPAT_MAX: usize = i32::MAX as usize & PAGE_MASK;
 
-/// How often a folio that others hold references to is tried to be split.
-const MAX_SPLITS: u32 = 3;
+/// How often a folio that others hold references to is tried to be split, and how long to leave
+/// them to let go of it in between.
+const MAX_SPLITS: u32 = 4;
+const SPLIT_PAUSE: Delta = Delta::from_millis(1);
 
 /// Moves `len` bytes of anonymous pages of the calling process from `src` to `dst`.
 ///
@@ -112,6 +118,8 @@ enum Step {
     Continue,
     /// Wait, with nothing held, until the folio is unlocked; then go on.
     Wait(ARef<Folio>),
+    /// Wait a moment, with nothing held; then go on.
+    Pause,
 }
 
 impl Remap {
@@ -155,6 +163,7 @@ impl Remap {
             match self.lock_vmas(mm)? {
                 Step::Continue => return Ok(()),
                 Step::Wait(folio) => Folio::put_and_wait_unlocked(folio)?,
+                Step::Pause => fsleep(SPLIT_PAUSE),
             }
         }
     }
@@ -213,8 +222,9 @@ impl Remap {
         self.check_vmas(dst, src)?;
 
         loop {
-            if let Step::Wait(folio) = self.step(dst, src)? {
-                return Ok(Step::Wait(folio));
+            match self.step(dst, src)? {
+                Step::Continue => {}
+                wait => return Ok(wait),
             }
             if self.moved == self.limit {
                 return Ok(Step::Continue);
@@ -343,16 +353,16 @@ impl Remap {
     ///
     /// It is known to be exclusive, or nobody would have asked.
     fn split(&mut self, folio: ARef<Folio>) -> Result<Step> {
-        let split = folio.try_lock().map(|lock| lock.split());
-
-        match split {
-            Some(Ok(())) => {}
-            // Others hold references for a moment, or for ever.
-            Some(Err(_)) if self.splits < MAX_SPLITS => self.splits += 1,
-            Some(Err(_)) => return Err(EBUSY),
-            None => return Ok(Step::Wait(folio)),
+        match Folio::try_split(&folio) {
+            Some(Ok(())) => Ok(Step::Continue),
+            // Others hold references, for a moment or for ever.
+            Some(Err(_)) if self.splits < MAX_SPLITS => {
+                self.splits += 1;
+                Ok(Step::Pause)
+            }
+            Some(Err(_)) => Err(EBUSY),
+            None => Ok(Step::Wait(folio)),
         }
-        Ok(Step::Continue)
     }
 }
 

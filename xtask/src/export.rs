@@ -74,11 +74,18 @@ impl<'a> Export<'a> {
         Ok(export)
     }
 
-    /// Our files in a commit.
+    /// Our files in a commit: those that upstream does not have.
     fn ours(&self, commit: &str) -> Result<Files> {
-        let all = self.git.files(commit, &[])?;
-        let ours = all.into_iter().filter(|(path, ..)| !self.upstream.contains(path));
-        Ok(ours.map(|(path, mode, blob)| (path, (mode, blob))).collect())
+        let args = ["diff", "--raw", "-z", "--no-renames", "--no-abbrev", "--diff-filter=A", "upstream", commit];
+        let out = String::from_utf8(self.git.bytes(&args, b"")?).context("a file's name is not UTF-8")?;
+        let mut files = Files::new();
+        let mut words = out.split('\0');
+        while let (Some(meta), Some(path)) = (words.next(), words.next()) {
+            let meta: Vec<&str> = meta.split(' ').collect();
+            let [_, mode, _, blob, _] = meta[..] else { bail!("git diff --raw: {meta:?}") };
+            files.insert(path.into(), (mode.into(), blob.into()));
+        }
+        Ok(files)
     }
 
     fn write(&self, tip: &str, repository_changed: bool) -> Result<usize> {
@@ -237,8 +244,8 @@ impl<'a> Export<'a> {
         patch.body = format!("{}{gap}{}", body.trim_end(), files.join("\n"));
         let made = commit_tree(&git, &tree, parent, &patch)?;
         let args = [
-            "-c", "diff.noprefix=false", "format-patch", "-1", "--stdout", "-U1", "--zero-commit", "--no-numbered",
-            "--no-signature", "--always", "--no-renames", "--abbrev=12", &made,
+            "-c", "diff.noprefix=false", "format-patch", "-1", "--stdout", "-p", "-U1", "--zero-commit", "--no-numbered",
+            "--no-signature", "--always", "--no-renames", "--abbrev=9", &made,
         ];
         git.bytes(&args, b"")
     }
@@ -255,8 +262,9 @@ fn slug(subject: &str) -> String {
             out.push('-');
         }
     }
+    out.truncate(out.trim_end_matches(['-', '.']).len());
     out.truncate(52);
-    out.trim_end_matches(['-', '.']).to_string()
+    out
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Kbuild {
             "KBUILD_BUILD_USER=userfault".into(),
             "KBUILD_BUILD_HOST=localhost".into(),
             // ccache makes paths relative; __FILE__ is to be as if it did not.
-            "KCFLAGS=-fmacro-prefix-map=../linux/=".into(),
+            "KCPPFLAGS=-fmacro-prefix-map=../linux/=".into(),
         ];
         args.extend(self.toolchain.variables());
         args.extend(targets.iter().map(|t| t.to_string()));

@@ -16,11 +16,11 @@ use crate::{
         to_result,
         Result, //
     },
+    ffi,
     sync::aref::{
         ARef,
         AlwaysRefCounted, //
     },
-    ffi,
     types::{
         NotThreadSafe,
         Opaque, //
@@ -118,8 +118,29 @@ impl Folio {
         let folio = ARef::into_raw(this);
         // SAFETY: The reference that `into_raw` handed over is the one that the function drops.
         to_result(unsafe {
-            bindings::folio_put_wait_locked(folio.cast().as_ptr(), bindings::TASK_KILLABLE as ffi::c_int)
+            bindings::folio_put_wait_locked(
+                folio.cast().as_ptr(),
+                bindings::TASK_KILLABLE as ffi::c_int,
+            )
         })
+    }
+
+    /// Splits a large folio into single pages, if nobody else holds its lock.
+    ///
+    /// Returns `None` where somebody does. A folio that has been split meanwhile is no error.
+    /// Fails with `EAGAIN` where others hold references, and with `EBUSY` where the folio cannot
+    /// be split now.
+    ///
+    /// May sleep, so no page-table lock may be held.
+    pub fn try_split(this: &ARef<Folio>) -> Option<Result> {
+        let lock = this.try_lock()?;
+
+        // C warns when it is given a single page.
+        if !lock.folio().is_large() {
+            return Some(Ok(()));
+        }
+        // SAFETY: The folio is locked and large, and `this` is the caller's reference.
+        Some(to_result(unsafe { bindings::split_folio(this.as_ptr()) }))
     }
 }
 
@@ -141,18 +162,6 @@ impl FolioGuard<'_> {
     #[inline]
     pub fn folio(&self) -> &Folio {
         self.folio
-    }
-
-    /// Splits a large folio into single pages. The lock stays with the first of them.
-    ///
-    /// The caller must hold a reference of its own besides the lock and no page-table lock, so
-    /// that the folio it got from an [`ARef`] is the way to call this.
-    ///
-    /// May sleep. Fails with `EAGAIN` where others hold references, `EBUSY` where the folio cannot
-    /// be split now, `ENOMEM`.
-    pub fn split(&self) -> Result {
-        // SAFETY: By the type invariants the folio is locked and referenced.
-        to_result(unsafe { bindings::split_folio(self.folio.as_ptr()) })
     }
 }
 

@@ -259,9 +259,7 @@ impl<'a> Pmd<'a> {
     /// The folio stays whole. Does nothing where the slot holds no huge page any more. May sleep.
     pub fn split_huge(&self) {
         // SAFETY: The slot and the vma are valid by the type invariants.
-        unsafe {
-            bindings::__split_huge_pmd(self.vma.as_ptr(), self.pmd, self.address, false)
-        };
+        unsafe { bindings::__split_huge_pmd(self.vma.as_ptr(), self.pmd, self.address, false) };
     }
 
     /// Maps and locks the pte table. Returns `None` where the slot names no table any more.
@@ -272,12 +270,7 @@ impl<'a> Pmd<'a> {
         let mut ptl = ptr::null_mut();
         // SAFETY: The slot is valid by the type invariants.
         let pte = unsafe {
-            bindings::pte_offset_map_lock(
-                self.vma.mm().as_raw(),
-                self.pmd,
-                self.address,
-                &mut ptl,
-            )
+            bindings::pte_offset_map_lock(self.vma.mm().as_raw(), self.pmd, self.address, &mut ptl)
         };
         if pte.is_null() {
             return None;

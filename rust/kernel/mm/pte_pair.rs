@@ -288,11 +288,7 @@ impl<'a> PtePair<'a> {
     fn clear_src(&mut self) -> bindings::pte_t {
         // SAFETY: The entry is mapped and locked, and secondary MMUs were told.
         unsafe {
-            bindings::ptep_get_and_clear(
-                self.src.vma.mm().as_raw(),
-                self.src.address,
-                self.src.pte,
-            )
+            bindings::ptep_get_and_clear(self.src.vma.mm().as_raw(), self.src.address, self.src.pte)
         }
     }
 
@@ -328,11 +324,7 @@ impl Drop for PtePair<'_> {
         unsafe {
             bindings::lazy_mmu_mode_disable();
             if self.moved {
-                bindings::flush_tlb_range(
-                    self.src.vma.as_ptr(),
-                    self.flush_from,
-                    self.src.address,
-                );
+                bindings::flush_tlb_range(self.src.vma.as_ptr(), self.flush_from, self.src.address);
             }
             unlock_two(self.dst.ptl, self.src.ptl);
             // The pointers may be just behind the tables. On 64-bit there is nothing to unmap: the
@@ -401,8 +393,7 @@ impl<'p, 'a> EntryPair<'p, 'a> {
         }
         let src = &self.pair.src;
         // SAFETY: The vma is valid, and the entry is locked, so that its page stays.
-        let page =
-            unsafe { bindings::vm_normal_page(src.vma.as_ptr(), src.address, self.src.0) };
+        let page = unsafe { bindings::vm_normal_page(src.vma.as_ptr(), src.address, self.src.0) };
         // SAFETY: As above. A private anonymous vma maps no page but anonymous ones.
         if page.is_null() || unsafe { bindings::PageAnonExclusive(page) } == 0 {
             return None;

@@ -3,6 +3,7 @@
 //! What a test is, and what it may say.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 /// `Ok`: the test passed.  An error that holds a [`Skip`] means that it could not be run.
 pub type Outcome = anyhow::Result<()>;
@@ -68,6 +69,12 @@ macro_rules! ensure_eq {
             ),
         }
     };
+}
+
+/// Counts rounds for so long, and at least one, so that a slow machine does fewer of them.
+pub fn rounds(time: Duration) -> impl Iterator<Item = u32> {
+    let start = Instant::now();
+    (0..).take_while(move |round| *round == 0 || start.elapsed() < time)
 }
 
 /// All tests, in the order of their items.

@@ -2,7 +2,7 @@
 
 //! What is a hole, and what touching one does: SIGBUS, and nothing else.
 
-use crate::harness::Outcome;
+use crate::harness::{rounds, Outcome};
 use crate::knobs::set_thp;
 use crate::proc::{
     ensure_holes, ensure_present, entry, pages_allocated, status_kib, vma_of, Entry,
@@ -15,7 +15,7 @@ use crate::{ensure_eq, register, swap};
 use anyhow::{ensure, Context};
 use nix::sys::signal::Signal;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Both a read and a write raise SIGBUS, at every page.
 fn ensure_refused(span: Span) -> Outcome {
@@ -181,11 +181,9 @@ fn never_a_hole(area: &Area, mut disturb: impl FnMut() -> Outcome) -> Outcome {
             }
             Ok(())
         });
-        let start = Instant::now();
-        let mut disturbed = Ok(());
-        while disturbed.is_ok() && start.elapsed() < TIME && !toucher.is_finished() {
-            disturbed = disturb();
-        }
+        let disturbed = rounds(TIME)
+            .take_while(|_| !toucher.is_finished())
+            .try_for_each(|_| disturb());
         done.store(true, Ordering::Relaxed);
         toucher.join().expect("it does not panic")?;
         disturbed

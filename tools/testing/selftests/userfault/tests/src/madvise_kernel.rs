@@ -2,7 +2,7 @@
 
 //! Touches by the kernel: an error or a short count, as for a bad address, and the hole stays.
 
-use crate::harness::Outcome;
+use crate::harness::{Outcome, Skip};
 use crate::proc::{ensure_holes, ensure_present, vma_of};
 use crate::process::{in_child, Ended};
 use crate::special::memfd;
@@ -10,7 +10,9 @@ use crate::sys::{page, Area, Span, MADV_POPULATE_READ, MADV_POPULATE_WRITE};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
+use nix::sched::{clone, CloneFlags};
 use nix::sys::signal::Signal;
+use nix::sys::wait::{waitpid, WaitStatus};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
@@ -313,6 +315,57 @@ fn a11_signal_frame() -> Outcome {
     ensure_holes(*stack)
 }
 
+/// A11: an rseq area that has become a hole is SIGSEGV at the next switch of tasks.
+fn a11_rseq_area() -> Outcome {
+    for (marked, want) in [
+        (false, Ended::Passed),
+        (true, Ended::Killed(Signal::SIGSEGV)),
+    ] {
+        let area = Area::pages(1)?;
+        ensure_eq!(area.store(0), Ok(()));
+        if marked {
+            area.mark()?;
+        }
+        ensure_eq!(rseq_in(*area)?, want, "marked: {marked}");
+        ensure_eq!(area.load().is_err(), marked);
+    }
+    Ok(())
+}
+
+/// How a child ends that shares this memory and loses the page of its rseq area.
+fn rseq_in(area: Span) -> anyhow::Result<Ended> {
+    const SIGNATURE: u32 = 0x5305_3053;
+    const SIZE: u32 = 32;
+    const SKIPPED: isize = 4;
+    let mut stack = vec![0; 64 << 10];
+    let child = || -> isize {
+        // SAFETY: The page is there; it is not used otherwise.
+        unsafe {
+            libc::signal(libc::SIGSEGV, libc::SIG_DFL);
+            if libc::syscall(libc::SYS_rseq, area.addr, SIZE, 0, SIGNATURE) != 0 {
+                return SKIPPED;
+            }
+            if area.advise(libc::MADV_DONTNEED).is_err() {
+                return 1;
+            }
+            for _ in 0..20 {
+                libc::usleep(1000);
+            }
+        }
+        0
+    };
+    // It has a thread of its own, as far as rseq goes, and this one waits for it.
+    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+    // SAFETY: The stack is large enough for system calls, and lives longer than the child.
+    let pid = unsafe { clone(Box::new(child), &mut stack, flags, Some(libc::SIGCHLD)) };
+    match waitpid(pid.context("clone")?, None).context("waitpid")? {
+        WaitStatus::Exited(_, 0) => Ok(Ended::Passed),
+        WaitStatus::Exited(_, 4) => Err(Skip("this kernel has no rseq".into()).into()),
+        WaitStatus::Signaled(_, signal, _) => Ok(Ended::Killed(signal)),
+        status => anyhow::bail!("{status:?}"),
+    }
+}
+
 /// A11: getting hold of a page for the kernel's own use.
 fn a11_vmsplice() -> Outcome {
     let pair = Pair::new()?;
@@ -342,5 +395,6 @@ register!(
     a11_mlockall,
     a11_populate,
     a11_signal_frame,
+    a11_rseq_area,
     a11_vmsplice,
 );

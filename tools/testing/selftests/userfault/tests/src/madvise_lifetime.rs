@@ -80,7 +80,7 @@ fn a12_access_over_two_holes() -> Outcome {
 
 /// A12: several threads in the same holes: each goes on, and sees the page.
 fn a12_handlers_of_many_threads() -> Outcome {
-    const PAGES: usize = 128;
+    const PAGES: usize = 32;
     let (src, dst) = (Area::filled(PAGES, 1)?, Area::marked(PAGES)?);
     resolve_from(*dst, *src);
     std::thread::scope(|scope| -> Outcome {

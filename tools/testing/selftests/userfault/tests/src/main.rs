@@ -16,6 +16,7 @@ mod madvise_flag;
 mod madvise_kernel;
 mod madvise_kinds;
 mod madvise_lifetime;
+mod madvise_uffd;
 mod proc;
 mod process;
 mod remap_args;

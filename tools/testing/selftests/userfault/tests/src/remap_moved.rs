@@ -181,6 +181,27 @@ fn a33_huge_page_in_pieces() -> Outcome {
     ensure_holes(*src)
 }
 
+/// A33, A7: when a huge page is split for it, what is all zero in it becomes no hole.
+fn a33_zeroes_in_a_huge_page() -> Outcome {
+    let (dst, src) = (Area::pages(3)?, huge_pages(1, 1)?);
+    let zeroes = src.pages(100..110);
+    for part in zeroes.each_page() {
+        part.clear();
+    }
+    src.mark()?;
+    remap_all(dst.pages(0..2), src.pages(50..52))?;
+    remap_all(dst.page(2), zeroes.page(9))?;
+    dst.pages(0..2).check_pages(51)?;
+    dst.page(2).check_zero()?;
+    zeroes.pages(0..9).check_zero()?;
+    for part in zeroes.pages(0..9).each_page() {
+        ensure_eq!(part.store(1), Ok(()));
+    }
+    src.pages(0..50).check_pages(1)?;
+    src.pages(52..100).check_pages(53)?;
+    src.pages(110..512).check_pages(111)
+}
+
 /// A33: a whole huge page, to a place that is aligned as it is.
 fn a33_whole_huge_page() -> Outcome {
     let (dst, src) = (Map::huge_pages(2).map()?, huge_pages(2, 1)?);
@@ -304,6 +325,7 @@ register!(
     a26_charge_stays,
     a33_pages_of_a_huge_page,
     a33_huge_page_in_pieces,
+    a33_zeroes_in_a_huge_page,
     a33_whole_huge_page,
     a33_whole_huge_page_to_unaligned_place,
     a33_over_several_huge_pages,

@@ -3,7 +3,7 @@
 //! What the call returns: counts of what was moved, errors where nothing was, holes that count.
 
 use crate::content::Content;
-use crate::harness::Outcome;
+use crate::harness::{rounds, Outcome};
 use crate::proc::{ensure_holes, ensure_present, is_marked, status_kib};
 use crate::process::Holder;
 use crate::special::huge_pages;
@@ -114,18 +114,14 @@ fn a29_never_eagain() -> Outcome {
             }
             Ok(())
         });
-        let start = Instant::now();
-        let mut result = Ok(());
-        for round in 0.. {
-            let (src, dst) = (&areas[round % 2], &areas[(round + 1) % 2]);
-            result = move_stubbornly(**dst, **src, start + 2 * TIME);
-            if result.is_err() || start.elapsed() > TIME {
-                break;
-            }
-        }
+        let deadline = Instant::now() + 3 * TIME;
+        let moved = rounds(TIME).try_for_each(|round| {
+            let (from, to) = (round as usize % 2, (round as usize + 1) % 2);
+            move_stubbornly(*areas[to], *areas[from], deadline)
+        });
         done.store(true, Ordering::Relaxed);
         disturber.join().expect("no panic")?;
-        result
+        moved
     })
 }
 

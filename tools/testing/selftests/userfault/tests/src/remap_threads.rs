@@ -2,7 +2,7 @@
 
 //! Several threads at once: nobody sees half a page, and no page is lost.
 
-use crate::harness::Outcome;
+use crate::harness::{rounds, Outcome};
 use crate::proc::{ensure_holes, entries};
 use crate::sys::{page, remap, remap_all, Area, Span};
 use crate::{ensure_eq, register};
@@ -11,7 +11,10 @@ use nix::errno::Errno;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Barrier;
 use std::thread::ScopedJoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+/// How long each of these tests goes on.
+const TIME: Duration = Duration::from_secs(4);
 
 fn join(thread: ScopedJoinHandle<'_, Outcome>) -> Outcome {
     thread.join().unwrap_or_else(|panic| {
@@ -35,8 +38,7 @@ fn observe(span: Span, seed: u32, done: &AtomicBool) -> Outcome {
 /// A37: a thread that reads the destination faults, or sees the whole page.
 fn observed_moves(pages_per_move: usize) -> Outcome {
     const PAGES: usize = 512;
-    const ROUNDS: u32 = 6;
-    for round in 0..ROUNDS {
+    for round in rounds(TIME) {
         let seed = 1 + round * PAGES as u32;
         let (dst, src) = (Area::marked(PAGES)?, Area::filled(PAGES, seed)?);
         let done = AtomicBool::new(false);
@@ -72,11 +74,8 @@ fn a37_whole_pages_in_runs() -> Outcome {
 /// A37: what another thread stores to the source while the call runs is in the page, or is in a
 /// fresh one; after the call has returned it never changes the page at the destination.
 fn a37_no_store_through_the_source_afterwards() -> Outcome {
-    const ROUNDS: usize = 3000;
-    const TIME: Duration = Duration::from_secs(8);
     let (dst, src) = (Area::pages(1)?, Area::pages(1)?);
     let done = AtomicBool::new(false);
-    let start = Instant::now();
     std::thread::scope(|scope| -> Outcome {
         let writer = scope.spawn(|| -> Outcome {
             let mut value = 0u8;
@@ -86,7 +85,7 @@ fn a37_no_store_through_the_source_afterwards() -> Outcome {
             }
             Ok(())
         });
-        let rounds = (0..ROUNDS).try_for_each(|round| -> Outcome {
+        let observed = rounds(TIME).try_for_each(|round| -> Outcome {
             match remap(*dst, *src, 0) {
                 Ok(_) => {
                     let seen = dst.load();
@@ -103,33 +102,41 @@ fn a37_no_store_through_the_source_afterwards() -> Outcome {
         });
         done.store(true, Ordering::Relaxed);
         join(writer)?;
-        ensure!(start.elapsed() < 4 * TIME, "too slow to tell anything");
-        rounds
+        observed
+    })
+}
+
+/// Runs two calls at once.
+fn race(calls: [impl FnOnce() -> nix::Result<usize> + Send; 2]) -> [nix::Result<usize>; 2] {
+    let barrier = Barrier::new(2);
+    std::thread::scope(|scope| {
+        calls
+            .map(|call| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    barrier.wait();
+                    call()
+                })
+            })
+            .map(|thread| thread.join().expect("no panic"))
     })
 }
 
 /// A39: of two threads with the same destination one gets EEXIST, and keeps its page.
 fn a39_two_sources() -> Outcome {
-    const ROUNDS: u32 = 400;
     let sources = [Area::pages(1)?, Area::pages(1)?];
-    for round in 0..ROUNDS {
+    for round in rounds(TIME) {
         let dst = Area::pages(1)?;
         let seeds = [2 * round + 1, 2 * round + 2];
         for (source, seed) in sources.iter().zip(seeds) {
             source.fill(seed);
         }
-        let barrier = Barrier::new(2);
-        let results = std::thread::scope(|scope| {
+        let to = *dst;
+        let results = race(
             sources
                 .each_ref()
-                .map(|source| {
-                    scope.spawn(|| {
-                        barrier.wait();
-                        remap(*dst, **source, 0)
-                    })
-                })
-                .map(|thread| thread.join().expect("no panic"))
-        });
+                .map(|source| move || remap(to, **source, 0)),
+        );
         let winner = match results {
             [Ok(_), Err(Errno::EEXIST)] => 0,
             [Err(Errno::EEXIST), Ok(_)] => 1,
@@ -144,29 +151,20 @@ fn a39_two_sources() -> Outcome {
 
 /// A39: of two threads with the same source one gets ENOENT, and its destination stays a hole.
 fn a39_two_destinations() -> Outcome {
-    const ROUNDS: u32 = 400;
     let src = Area::pages(1)?;
-    for round in 0..ROUNDS {
+    for round in rounds(TIME) {
         let destinations = [Area::pages(1)?, Area::pages(1)?];
         src.fill(round + 1);
-        let barrier = Barrier::new(2);
-        let results = std::thread::scope(|scope| {
+        let from = *src;
+        let results = race(
             destinations
                 .each_ref()
-                .map(|dst| {
-                    scope.spawn(|| {
-                        barrier.wait();
-                        remap(**dst, *src, 0)
-                    })
-                })
-                .map(|thread| thread.join().expect("no panic"))
-        });
+                .map(|dst| move || remap(**dst, from, 0)),
+        );
+        // EBUSY: the other one held the page at that moment.
         let winner = match results {
-            [Ok(_), Err(Errno::ENOENT)] => 0,
-            [Err(Errno::ENOENT), Ok(_)] => 1,
-            // The other one held the page at that moment.
-            [Ok(_), Err(Errno::EBUSY)] => 0,
-            [Err(Errno::EBUSY), Ok(_)] => 1,
+            [Ok(_), Err(Errno::ENOENT | Errno::EBUSY)] => 0,
+            [Err(Errno::ENOENT | Errno::EBUSY), Ok(_)] => 1,
             results => anyhow::bail!("round {round}: {results:?}"),
         };
         destinations[winner].check(round + 1)?;
@@ -179,19 +177,15 @@ fn a39_two_destinations() -> Outcome {
 /// A39: moves to and fro between the same places: no deadlock, and every page is somewhere, once.
 fn a39_opposite_directions() -> Outcome {
     const PAGES: usize = 32;
-    const TIME: Duration = Duration::from_secs(4);
     let areas = [Area::filled(PAGES, 1)?, Area::pages(PAGES)?];
-    let start = Instant::now();
     std::thread::scope(|scope| -> Outcome {
         let threads: Vec<_> = [(0, 1), (1, 0), (0, 1), (1, 0)]
             .into_iter()
             .map(|(from, to)| {
                 let (src, dst) = (&areas[from], &areas[to]);
                 scope.spawn(move || -> Outcome {
-                    for index in 0.. {
-                        if start.elapsed() > TIME {
-                            break;
-                        }
+                    for round in rounds(TIME) {
+                        let index = round as usize;
                         let (first, count) = (index % PAGES, 1 + index % 3);
                         let range = first..(first + count).min(PAGES);
                         match remap(dst.pages(range.clone()), src.pages(range), 0) {
@@ -224,7 +218,6 @@ fn a39_opposite_directions() -> Outcome {
 /// A39, A43: moves while vmas come, go and split around them, so that the locks change.
 fn a39_moves_while_vmas_change() -> Outcome {
     const PAGES: usize = 16;
-    const TIME: Duration = Duration::from_secs(4);
     let areas = [Area::filled(PAGES, 1)?, Area::pages(PAGES)?];
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| -> Outcome {
@@ -239,18 +232,14 @@ fn a39_moves_while_vmas_change() -> Outcome {
             }
             Ok(())
         });
-        let start = Instant::now();
-        let mut result = Ok(());
-        for round in 0.. {
-            let (src, dst) = (&areas[round % 2], &areas[(round + 1) % 2]);
-            result = remap_all(dst.pages(1..PAGES), src.pages(1..PAGES));
-            if result.is_err() || start.elapsed() > TIME {
-                break;
-            }
-        }
+        let moved = rounds(TIME).try_for_each(|round| {
+            let (from, to) = (round as usize % 2, (round as usize + 1) % 2);
+            let range = 1..PAGES;
+            remap_all(areas[to].pages(range.clone()), areas[from].pages(range))
+        });
         done.store(true, Ordering::Relaxed);
         join(disturber)?;
-        result
+        moved
     })?;
     let moved = areas
         .iter()
@@ -262,7 +251,7 @@ fn a39_moves_while_vmas_change() -> Outcome {
 /// A39: an unmap of the destination meanwhile is EINVAL or a short count, and loses nothing else.
 fn a39_unmap_meanwhile() -> Outcome {
     const PAGES: usize = 256;
-    for round in 0..40 {
+    for round in rounds(TIME) {
         let (dst, src) = (Area::pages(PAGES)?, Area::filled(PAGES, 1)?);
         let barrier = Barrier::new(2);
         let result = std::thread::scope(|scope| {

@@ -173,6 +173,14 @@ impl Span {
         }
     }
 
+    /// Writes zero to every word of it.
+    pub fn clear(self) {
+        for word in self.words() {
+            // SAFETY: As in `fill()`.
+            unsafe { word.write_volatile(0) };
+        }
+    }
+
     /// Checks every word that `fill()` has written.
     pub fn check(self, seed: u32) -> anyhow::Result<()> {
         self.check_words(|index| pattern(seed, index))

@@ -30,6 +30,14 @@ struct Register {
 }
 
 #[repr(C)]
+struct ZeroPage {
+    start: u64,
+    len: u64,
+    mode: u64,
+    filled: i64,
+}
+
+#[repr(C)]
 struct WriteProtect {
     start: u64,
     len: u64,
@@ -84,10 +92,27 @@ pub fn register_missing(span: Span) -> anyhow::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Write-protects a range where nothing is, which leaves markers until the descriptor is closed.
-pub fn write_protect(span: Span) -> anyhow::Result<OwnedFd> {
+/// Fills a range with zero pages, which wakes those who wait for them.
+pub fn zero(fd: &OwnedFd, span: Span) -> nix::Result<()> {
+    let mut arg = ZeroPage {
+        start: span.addr as u64,
+        len: span.len as u64,
+        mode: 0,
+        filled: 0,
+    };
+    ioctl(fd, 0x04, &mut arg)
+}
+
+/// Registers a range for write protection, until the descriptor is closed.
+pub fn register_wp(span: Span) -> anyhow::Result<OwnedFd> {
     let fd = open(UFFD_FEATURE_WP_UNPOPULATED)?;
     register(&fd, span, UFFDIO_REGISTER_MODE_WP)?;
+    Ok(fd)
+}
+
+/// Write-protects a range where nothing is, which leaves markers until the descriptor is closed.
+pub fn write_protect(span: Span) -> anyhow::Result<OwnedFd> {
+    let fd = register_wp(span)?;
     let mut arg = WriteProtect {
         start: span.addr as u64,
         len: span.len as u64,
