@@ -14,15 +14,16 @@
 //!    are.
 //! 2. Secondary MMUs are told of the source range: they hold no copy of its entries until the
 //!    page-table locks are dropped.
-//! 3. The locks of the two pte tables, in the order of their addresses. Keep the entries as they
-//!    are, and with them the references of the pages that they map.
-//! 4. The lock of each page's folio, only tried. Keeps whoever walks the reverse mapping away
-//!    while that changes.
+//! 3. The locks of the two pte tables, the second by trying. Keep the entries as they are, and with
+//!    them the references of the pages that they map.
+//! 4. The lock of each page's folio, by trying: elsewhere it comes before 3. Keeps whoever walks
+//!    the reverse mapping away while that changes.
 //!
-//! Whatever makes the call sleep (a page table to allocate, a folio to split) happens without 3 and
-//! 4. A wait for others (for a folio's lock, or to let go of a folio) happens with nothing held at
-//! all, not even a reference to the folio. Afterwards the call starts again with the page that it
-//! stopped at.
+//! Nothing that sleeps is done with 3 held. A folio is split with its lock held; a page that is
+//! being migrated is waited for as in a page fault, with 1 held. The wait for a folio's lock, and
+//! for others to let go of a folio, is with nothing held at all, not even a reference to the folio:
+//! that would keep the folio from being split or migrated. Then the vmas are looked up anew. In
+//! each case the call goes on with the page that it stopped at.
 //!
 //! # What others see
 //!
@@ -33,7 +34,10 @@
 use kernel::{
     bindings, current,
     mm::{
-        folio::Folio,
+        folio::{
+            Folio,
+            LockedFolio, //
+        },
         mmu_notifier::InvalidateRange,
         pgtable::{
             Entry,
@@ -43,7 +47,8 @@ use kernel::{
         },
         pte_pair::{
             EntryPair,
-            PtePair, //
+            PtePair,
+            TryLock, //
         },
         virt::VmaRef,
         MmWithUser, //
@@ -71,7 +76,7 @@ const COMPAT_MAX: usize = i32::MAX as usize & PAGE_MASK;
 
 /// How often a folio that others hold references to is tried to be split, and how long to leave
 /// them to let go of it in between.
-const MAX_SPLITS: u32 = 4;
+const MAX_SPLITS: u32 = 8;
 const SPLIT_PAUSE: Delta = Delta::from_millis(1);
 
 /// Moves `len` bytes of anonymous pages of the calling process from `src` to `dst`.
@@ -106,10 +111,12 @@ enum Stop {
     End,
     /// The page cannot move.
     Error(Error),
+    /// The page is being migrated.
+    Migrating,
     /// Somebody else holds the lock of the page's folio.
-    Locked(ARef<Folio>),
+    Contended(ARef<Folio>),
     /// The page's folio has other pages.
-    Large(ARef<Folio>),
+    Large(LockedFolio),
 }
 
 /// What is left to do after a step.
@@ -245,7 +252,7 @@ impl Remap {
             dst_vma.entry(dst.start, dst.end),
             src_vma.entry(src.start, src.end),
         ) {
-            (Entry::Table(to), Entry::Table(from)) => return self.move_run(&to, &from),
+            (Entry::Table(to), Entry::Table(from)) => return self.move_run(src_vma, &to, &from),
 
             // An occupied destination is seen whatever the source holds.
             (Entry::Huge(_), _) => return Err(EEXIST),
@@ -279,7 +286,8 @@ impl Remap {
                 }
                 match from.huge_kind() {
                     HugeKind::Exclusive | HugeKind::ZeroPage => from.split_huge(),
-                    HugeKind::Shared | HugeKind::Migration => return Err(EBUSY),
+                    HugeKind::Shared => return Err(EBUSY),
+                    HugeKind::Migration => from.wait_for_migration(),
                     HugeKind::Other => return Err(EFAULT),
                     HugeKind::Gone => {}
                 }
@@ -298,10 +306,10 @@ impl Remap {
     }
 
     /// Moves what one pair of pte tables allows, under their locks and with one TLB flush.
-    fn move_run(&mut self, to: &Pmd<'_>, from: &Pmd<'_>) -> Result<Step> {
+    fn move_run(&mut self, src_vma: &VmaRef, to: &Pmd<'_>, from: &Pmd<'_>) -> Result<Step> {
         let (dst, src) = (self.dst(), self.src());
         let len = to.len_in_table(dst.end).min(from.len_in_table(src.end));
-        let notified = InvalidateRange::clear(from.vma(), src.start..src.start + len);
+        let notified = InvalidateRange::clear(src_vma, src.start..src.start + len).ok_or(EINVAL)?;
 
         let stop = {
             let Some(mut pair) = PtePair::lock(to, from, len, &notified) else {
@@ -321,19 +329,34 @@ impl Remap {
         match stop {
             Stop::End => Ok(Step::Continue),
             Stop::Error(e) => Err(e),
-            Stop::Locked(folio) => Ok(Step::Wait(folio)),
+            Stop::Contended(folio) => Ok(Step::Wait(folio)),
             Stop::Large(folio) => self.split(folio),
+            Stop::Migrating => {
+                match src_vma.entry(self.src().start, src.end) {
+                    Entry::Table(from) | Entry::Huge(from) => from.wait_for_migration(),
+                    Entry::Empty { .. } => {}
+                }
+                Ok(Step::Continue)
+            }
         }
     }
 
     /// Moves page after page until the pair ends or a page cannot move.
     fn move_entries(&self, pair: &mut PtePair<'_>) -> Stop {
-        while let Some(entry) = pair.current() {
+        loop {
+            let src_address = pair.src_address();
+            let Some(entry) = pair.current() else {
+                return Stop::End;
+            };
             // Strict: whatever the destination holds would be lost.
             if !entry.dst().is_none() {
                 return Stop::Error(EEXIST);
             }
-            match entry.src().kind() {
+            let kind = match self.was_dst(src_address) {
+                true => PteKind::None,
+                false => entry.src().kind(),
+            };
+            match kind {
                 PteKind::None if self.allow_holes => entry.skip(),
                 PteKind::None => return Stop::Error(ENOENT),
                 PteKind::ZeroPage => entry.move_zero_page(),
@@ -342,26 +365,33 @@ impl Remap {
                         return stop;
                     }
                 }
-                PteKind::Swap | PteKind::Migration => return Stop::Error(EBUSY),
+                PteKind::Migration => return Stop::Migrating,
+                PteKind::Swap => return Stop::Error(EBUSY),
                 PteKind::Other => return Stop::Error(EFAULT),
             }
         }
-        Stop::End
+    }
+
+    /// Whether this call has put something, or left a hole, at `address` before it got there as a
+    /// source: the ranges overlap. It was a hole, and is to be one when its turn comes.
+    #[inline]
+    fn was_dst(&self, address: usize) -> bool {
+        let dst = self.dst.start..self.dst.start + (address - self.src.start);
+        dst.contains(&address)
     }
 
     /// Splits a folio, so that its pages can move one by one.
     ///
     /// It is known to be exclusive, or nobody would have asked.
-    fn split(&mut self, folio: ARef<Folio>) -> Result<Step> {
-        match Folio::try_split(&folio) {
-            Some(Ok(())) => Ok(Step::Continue),
+    fn split(&mut self, folio: LockedFolio) -> Result<Step> {
+        match folio.split() {
+            Ok(()) => Ok(Step::Continue),
             // Others hold references, for a moment or for ever.
-            Some(Err(_)) if self.splits < MAX_SPLITS => {
+            Err(_) if self.splits < MAX_SPLITS => {
                 self.splits += 1;
                 Ok(Step::Pause)
             }
-            Some(Err(_)) => Err(EBUSY),
-            None => Ok(Step::Wait(folio)),
+            Err(_) => Err(EBUSY),
         }
     }
 }
@@ -376,10 +406,11 @@ fn move_page(entry: EntryPair<'_, '_>) -> Result<(), Stop> {
     if page.folio().maybe_dma_pinned() {
         return Err(Stop::Error(EBUSY));
     }
-    if page.folio().is_large() {
-        return Err(Stop::Large(page.folio().into()));
-    }
-    let page = page.try_lock().map_err(Stop::Locked)?;
+    let page = match page.try_lock() {
+        TryLock::Locked(page) => page,
+        TryLock::Large(folio) => return Err(Stop::Large(folio)),
+        TryLock::Contended(folio) => return Err(Stop::Contended(folio)),
+    };
 
     // gup_fast pins without a lock, but only while it finds the entry unchanged. From here on it
     // does not, so that this look is the last one needed. A page that is not placed goes back.

@@ -122,6 +122,34 @@ __rust_helper bool rust_helper_pmd_is_migration_entry(pmd_t pmd)
 	return pmd_is_migration_entry(pmd);
 }
 
+/* Real functions where they have something to do. */
+#ifndef CONFIG_TRANSPARENT_HUGEPAGE
+__rust_helper void rust_helper___split_huge_pmd(struct vm_area_struct *vma,
+						pmd_t *pmd,
+						unsigned long address,
+						bool freeze)
+{
+	__split_huge_pmd(vma, pmd, address, freeze);
+}
+#endif
+
+#ifndef CONFIG_ARCH_ENABLE_THP_MIGRATION
+__rust_helper void rust_helper_pmd_migration_entry_wait(struct mm_struct *mm,
+							pmd_t *pmd)
+{
+	pmd_migration_entry_wait(mm, pmd);
+}
+#endif
+
+#ifndef CONFIG_MIGRATION
+__rust_helper void rust_helper_migration_entry_wait(struct mm_struct *mm,
+						    pmd_t *pmd,
+						    unsigned long address)
+{
+	migration_entry_wait(mm, pmd, address);
+}
+#endif
+
 __rust_helper pte_t rust_helper_ptep_get(pte_t *ptep)
 {
 	return ptep_get(ptep);
@@ -286,11 +314,6 @@ __rust_helper void rust_helper_flush_tlb_range(struct vm_area_struct *vma,
 	flush_tlb_range(vma, start, end);
 }
 #endif
-
-__rust_helper void rust_helper_spin_lock_nested(spinlock_t *lock, int subclass)
-{
-	spin_lock_nested(lock, subclass);
-}
 
 __rust_helper unsigned long rust_helper_pgd_addr_end(unsigned long address,
 						     unsigned long end)

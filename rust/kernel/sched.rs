@@ -12,10 +12,10 @@ use crate::{
 
 /// Lets another task run if one should.
 ///
-/// May sleep.
+/// May sleep, so it may only be called where that is allowed.
 #[inline]
 pub fn cond_resched() {
-    // SAFETY: Called where sleeping is allowed, which `might_sleep` inside checks.
+    // SAFETY: Always safe to call.
     unsafe { bindings::cond_resched() };
 }
 

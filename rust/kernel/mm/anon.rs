@@ -11,6 +11,7 @@
 use crate::{
     bindings,
     error::{
+        code::EINVAL,
         to_result,
         Result, //
     },
@@ -36,6 +37,12 @@ const NOT_ORDINARY: vm_flags_t = flags::IO
     | bindings::VM_SHADOW_STACK;
 
 impl VmaRef {
+    /// Whether the vma is one of `mm`.
+    #[inline]
+    pub fn is_in(&self, mm: &MmWithUser) -> bool {
+        self.mm().as_raw() == mm.as_raw()
+    }
+
     /// Whether the vma maps private anonymous memory that is ordinary.
     ///
     /// A private mapping of `/dev/zero` is. Mappings of files, shared ones, special ones (device
@@ -130,10 +137,13 @@ impl MmWithUser {
 impl MmapReadGuard<'_> {
     /// Gives `vma` what the reverse mapping of a page of its own needs.
     ///
-    /// May sleep. Fails with `ENOMEM`.
+    /// May sleep. Fails with `ENOMEM`, and with `EINVAL` for a vma of another mm.
     #[inline]
     pub fn prepare_anon_vma(&self, vma: &VmaRef) -> Result {
-        // SAFETY: The vma is valid and we hold the mmap lock for reading.
+        if !vma.is_in(self.mm) {
+            return Err(EINVAL);
+        }
+        // SAFETY: The vma is valid and we hold its mmap lock for reading.
         to_result(unsafe { bindings::anon_vma_prepare(vma.as_ptr()) })
     }
 }

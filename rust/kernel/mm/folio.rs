@@ -2,8 +2,9 @@
 
 //! Folios: memory of one or more pages that is managed as one.
 //!
-//! A [`Folio`] is what the page tables of one or more processes map. Its lock holds off whatever
-//! wants to move, split or unmap it, and every walk of its reverse mapping.
+//! A [`Folio`] is what the page tables of one or more processes map. Its lock holds off reclaim,
+//! whatever wants to move or split it, and every walk of its reverse mapping. It does not hold off
+//! munmap(2) and the like, which find the folio by an entry, under the lock of its page table.
 //!
 //! Lock order: the folio lock is taken before any page-table lock. Under a page-table lock it may
 //! only be tried.
@@ -26,7 +27,10 @@ use crate::{
         Opaque, //
     },
 };
-use core::ptr::NonNull;
+use core::{
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
 
 /// A wrapper for the kernel's `struct folio`.
 ///
@@ -124,24 +128,6 @@ impl Folio {
             )
         })
     }
-
-    /// Splits a large folio into single pages, if nobody else holds its lock.
-    ///
-    /// Returns `None` where somebody does. A folio that has been split meanwhile is no error.
-    /// Fails with `EAGAIN` where others hold references, and with `EBUSY` where the folio cannot
-    /// be split now.
-    ///
-    /// May sleep, so no page-table lock may be held.
-    pub fn try_split(this: &ARef<Folio>) -> Option<Result> {
-        let lock = this.try_lock()?;
-
-        // C warns when it is given a single page.
-        if !lock.folio().is_large() {
-            return Some(Ok(()));
-        }
-        // SAFETY: The folio is locked and large, and `this` is the caller's reference.
-        Some(to_result(unsafe { bindings::split_folio(this.as_ptr()) }))
-    }
 }
 
 /// A guard for the folio lock; unlocks when dropped.
@@ -166,6 +152,53 @@ impl FolioGuard<'_> {
 }
 
 impl Drop for FolioGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants we hold the lock.
+        unsafe { bindings::folio_unlock(self.folio.as_ptr()) };
+    }
+}
+
+/// A folio that is locked and referenced, so that it can be taken along to where sleeping is allowed.
+///
+/// # Invariants
+///
+/// The lock of `folio` is held, and this owns it.
+#[must_use = "the folio unlocks immediately when this is dropped"]
+pub struct LockedFolio {
+    folio: ARef<Folio>,
+    _nts: NotThreadSafe,
+}
+
+impl From<FolioGuard<'_>> for LockedFolio {
+    #[inline]
+    fn from(guard: FolioGuard<'_>) -> Self {
+        // INVARIANT: The guard's lock goes over to the new value, since the guard is not dropped.
+        let guard = ManuallyDrop::new(guard);
+        Self {
+            folio: guard.folio.into(),
+            _nts: NotThreadSafe,
+        }
+    }
+}
+
+impl LockedFolio {
+    /// Splits a large folio into single pages.
+    ///
+    /// Fails with `EAGAIN` where others hold references, and with `EBUSY` where the folio cannot
+    /// be split now. May sleep, so no page-table lock may be held.
+    pub fn split(self) -> Result {
+        // C warns when it is given a single page.
+        if !self.folio.is_large() {
+            return Ok(());
+        }
+        // SAFETY: The folio is locked by the type invariants, and the reference is ours. Both stay
+        // with the folio that its first page becomes.
+        to_result(unsafe { bindings::split_folio(self.folio.as_ptr()) })
+    }
+}
+
+impl Drop for LockedFolio {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariants we hold the lock.

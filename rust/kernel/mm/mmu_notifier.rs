@@ -10,11 +10,13 @@
 
 use crate::{
     bindings,
-    mm::virt::VmaRef,
+    mm::{
+        virt::VmaRef,
+        MmWithUser, //
+    },
     types::NotThreadSafe, //
 };
 use core::{
-    marker::PhantomData,
     mem::MaybeUninit,
     ops::Range, //
 };
@@ -23,21 +25,26 @@ use core::{
 ///
 /// # Invariants
 ///
-/// `invalidate_range_start` was called for `range`, `invalidate_range_end` was not.
+/// `invalidate_range_start` was called for `range` of `mm`, `invalidate_range_end` was not.
 #[must_use = "secondary MMUs may copy the entries again when this is dropped"]
 pub struct InvalidateRange<'a> {
     range: bindings::mmu_notifier_range,
-    _vma: PhantomData<&'a VmaRef>,
+    mm: &'a MmWithUser,
     _nts: NotThreadSafe,
 }
 
 impl<'a> InvalidateRange<'a> {
     /// Has secondary MMUs drop what they hold of `range`, whose entries are about to be cleared.
     ///
+    /// Returns `None` for a range that is empty or not inside the vma.
+    ///
     /// Costs next to nothing where nobody listens. May sleep where somebody does, so no spinlock
     /// may be held.
     #[inline]
-    pub fn clear(vma: &'a VmaRef, range: Range<usize>) -> Self {
+    pub fn clear(vma: &'a VmaRef, range: Range<usize>) -> Option<Self> {
+        if range.is_empty() || !vma.contains(&range) {
+            return None;
+        }
         let mut raw = MaybeUninit::zeroed();
         // SAFETY: `raw` is valid for writing, the mm is that of a vma that is locked.
         unsafe {
@@ -52,19 +59,21 @@ impl<'a> InvalidateRange<'a> {
             bindings::mmu_notifier_invalidate_range_start(raw.as_mut_ptr());
         }
         // INVARIANT: `invalidate_range_start` was just called.
-        Self {
+        Some(Self {
             // SAFETY: `mmu_notifier_range_init` initialised it; without `CONFIG_MMU_NOTIFIER` it
             // has few fields, which were zeroed.
             range: unsafe { raw.assume_init() },
-            _vma: PhantomData,
+            mm: vma.mm(),
             _nts: NotThreadSafe,
-        }
+        })
     }
 
-    /// Whether `address` is in the range.
+    /// Whether `range` of `vma` is in the range.
     #[inline]
-    pub fn contains(&self, range: &Range<usize>) -> bool {
-        self.range.start as usize <= range.start && range.end <= self.range.end as usize
+    pub fn covers(&self, vma: &VmaRef, range: &Range<usize>) -> bool {
+        vma.is_in(self.mm)
+            && self.range.start as usize <= range.start
+            && range.end <= self.range.end as usize
     }
 }
 

@@ -11,7 +11,10 @@
 use crate::{
     bindings,
     error::{
-        code::ENOMEM,
+        code::{
+            EINVAL,
+            ENOMEM, //
+        },
         Result, //
     },
     mm::{
@@ -94,8 +97,8 @@ pub enum Entry<'a> {
 ///
 /// # Invariants
 ///
-/// `pmd` is the slot for `address`, which lies in `vma`. The slot stays valid, and what it holds
-/// may change, for as long as the vma is locked.
+/// `pmd` is the slot for `address`, which lies in `vma`, which is private anonymous. The slot stays
+/// valid, and what it holds may change, for as long as the vma is locked.
 #[derive(Clone, Copy)]
 pub struct Pmd<'a> {
     pub(super) pmd: *mut bindings::pmd_t,
@@ -106,14 +109,20 @@ pub struct Pmd<'a> {
 impl VmaRef {
     /// Looks up what the page tables hold at `address`, for which a hole matters up to `end`.
     ///
-    /// Takes no lock and does not sleep; the answer may be out of date when it arrives. Both
-    /// addresses must lie in the vma; else the answer is an empty hole.
+    /// A table or a huge page is a hint that may be out of date when it arrives. An empty slot is
+    /// read again under its lock, since it is empty for a moment while others work on it. Does not
+    /// sleep.
+    ///
+    /// The addresses must lie in the vma, and that must be private anonymous; else the answer is an
+    /// empty hole.
     #[inline]
     pub fn entry(&self, address: usize, end: usize) -> Entry<'_> {
-        if address < self.start() || address >= end || end > self.end() {
+        if address >= end || !self.contains(&(address..end)) || !self.is_private_anonymous() {
             return Entry::Empty { end };
         }
-        // SAFETY: The address lies in the vma, which is locked: upper levels that are there stay.
+        // SAFETY: The address lies in the vma, which is locked, and private anonymous memory has
+        // neither huge pages above the pmd level nor shared page tables: upper levels that are
+        // there stay.
         unsafe {
             let pgd = bindings::pgd_offset(self.mm().as_raw(), address);
             if bindings::pgd_none(bindings::pgdp_get(pgd)) != 0 {
@@ -134,11 +143,16 @@ impl VmaRef {
                 };
             }
             let slot = bindings::pmd_offset(pud, address);
-            let val = bindings::pmdp_get_lockless(slot);
+            let mut val = bindings::pmdp_get_lockless(slot);
             if bindings::pmd_none(val) != 0 {
-                return Entry::Empty {
-                    end: bindings::pmd_addr_end(address, end),
-                };
+                let ptl = bindings::pmd_lock(self.mm().as_raw(), slot);
+                val = bindings::pmdp_get_lockless(slot);
+                bindings::spin_unlock(ptl);
+                if bindings::pmd_none(val) != 0 {
+                    return Entry::Empty {
+                        end: bindings::pmd_addr_end(address, end),
+                    };
+                }
             }
             // INVARIANT: The slot was looked up for the address, which lies in the vma.
             let pmd = Pmd {
@@ -157,11 +171,12 @@ impl VmaRef {
     /// Allocates the page tables for `address` down to a pte table, where there are none.
     ///
     /// The caller looks the entry up again: it may also find a huge page by then. May sleep.
-    /// Fails with `ENOMEM`, also for an address outside the vma.
+    /// Fails with `ENOMEM`, and with `EINVAL` for an address outside the vma or a vma that is not
+    /// private anonymous.
     #[cold]
     pub fn alloc_table(&self, address: usize) -> Result {
-        if address < self.start() || address >= self.end() {
-            return Err(ENOMEM);
+        if address < self.start() || address >= self.end() || !self.is_private_anonymous() {
+            return Err(EINVAL);
         }
         let mm = self.mm().as_raw();
         // SAFETY: The address lies in the vma, which is locked. Each function takes the locks that
@@ -207,12 +222,6 @@ pub enum HugeKind {
 }
 
 impl<'a> Pmd<'a> {
-    /// The vma that the slot's address lies in.
-    #[inline]
-    pub fn vma(&self) -> &'a VmaRef {
-        self.vma
-    }
-
     /// The bytes from the slot's address to the end of its pte table or to the address `end`.
     #[inline]
     pub fn len_in_table(&self, end: usize) -> usize {
@@ -257,9 +266,29 @@ impl<'a> Pmd<'a> {
     /// Replaces an entry for a huge page by a table that maps the same memory in small pages.
     ///
     /// The folio stays whole. Does nothing where the slot holds no huge page any more. May sleep.
+    #[inline]
     pub fn split_huge(&self) {
         // SAFETY: The slot and the vma are valid by the type invariants.
         unsafe { bindings::__split_huge_pmd(self.vma.as_ptr(), self.pmd, self.address, false) };
+    }
+
+    /// Sleeps until the page whose entry for migration is in the slot, or is the first one in its
+    /// table, has been migrated.
+    ///
+    /// Takes no reference to the page, which would keep it from being migrated. Returns at once
+    /// where there is no such entry any more.
+    #[inline]
+    pub fn wait_for_migration(&self) {
+        let mm = self.vma.mm().as_raw();
+        // SAFETY: The slot is valid by the type invariants; the functions take its lock or its
+        // table's, and cope with whatever they find.
+        unsafe {
+            if bindings::pmd_is_migration_entry(bindings::pmdp_get_lockless(self.pmd)) {
+                bindings::pmd_migration_entry_wait(mm, self.pmd);
+            } else {
+                bindings::migration_entry_wait(mm, self.pmd, self.address);
+            }
+        }
     }
 
     /// Maps and locks the pte table. Returns `None` where the slot names no table any more.

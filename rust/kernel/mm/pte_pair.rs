@@ -7,8 +7,11 @@
 //! that was taken out of the source ([`TakenPage`]) is put in place at the destination, or else
 //! goes back when it is dropped.
 //!
-//! Lock order: the lock of the folio, then those of the two tables in the order of their
-//! addresses; a folio is only tried here, under the locks of the tables. Both tables may be one.
+//! Lock order: the lock of the folio comes before those of the two tables, and is only tried here,
+//! under them. Among page tables there is no order that all of the kernel keeps: mremap(2) takes
+//! the old one first, and is not excluded by the read lock of a vma that shares a table with what it
+//! moves. So the second lock is only tried too, and if it is taken, the first is let go of before
+//! it is waited for. Both tables may be one.
 //!
 //! The TLB is flushed once, when the pair is dropped, before the locks are: between the change of
 //! an entry and the flush a thread may still use the source's old entry, and whoever needs an end
@@ -21,7 +24,8 @@ use crate::{
     mm::{
         folio::{
             Folio,
-            FolioGuard, //
+            FolioGuard,
+            LockedFolio, //
         },
         mmu_notifier::InvalidateRange,
         pgtable::{
@@ -202,7 +206,7 @@ impl<'a> PtePair<'a> {
     /// Maps and locks the tables of two slots for moving up to `len` bytes from `src` to `dst`.
     ///
     /// Returns `None` where one of the slots names no table any more, and where `notified` or the
-    /// vmas do not cover the whole of `len`. `len` is in bytes, a multiple of the page size.
+    /// vmas do not cover the whole of `len` or are not of one mm. `len` is in bytes, a multiple of the page size.
     ///
     /// The locks are spinlocks: no sleeping until the pair is dropped.
     #[inline]
@@ -214,7 +218,11 @@ impl<'a> PtePair<'a> {
     ) -> Option<Self> {
         let from = src.address..src.address.checked_add(len)?;
         let to = dst.address..dst.address.checked_add(len)?;
-        if !notified.contains(&from) || !src.vma.contains(&from) || !dst.vma.contains(&to) {
+        if !notified.covers(src.vma, &from)
+            || !dst.vma.is_in(src.vma.mm())
+            || !src.vma.contains(&from)
+            || !dst.vma.contains(&to)
+        {
             return None;
         }
 
@@ -425,20 +433,29 @@ impl<'p, 'a> SrcPage<'p, 'a> {
         self.folio
     }
 
-    /// Locks the page's folio, or says for which one to wait.
-    ///
-    /// A large folio has to be split before a page of it can move, and is for the caller to wait
-    /// for or to split too.
+    /// Locks the page's folio by trying.
     #[inline]
-    pub fn try_lock(self) -> Result<LockedPage<'p, 'a>, ARef<Folio>> {
+    pub fn try_lock(self) -> TryLock<'p, 'a> {
         match self.folio.try_lock() {
-            Some(lock) if !self.folio.is_large() => Ok(LockedPage {
+            Some(lock) if self.folio.is_large() => TryLock::Large(lock.into()),
+            // INVARIANT: The folio was just locked, and is not large.
+            Some(lock) => TryLock::Locked(LockedPage {
                 pair: self.pair,
                 lock,
             }),
-            _ => Err(self.folio.into()),
+            None => TryLock::Contended(self.folio.into()),
         }
     }
+}
+
+/// What came of trying to lock the folio of a page.
+pub enum TryLock<'p, 'a> {
+    /// It is locked, and its only page can move.
+    Locked(LockedPage<'p, 'a>),
+    /// It is locked, and has to be split before a page of it can move.
+    Large(LockedFolio),
+    /// Somebody else has the lock.
+    Contended(ARef<Folio>),
 }
 
 /// A page of the source whose folio is locked: nobody walks its reverse mapping.
@@ -522,19 +539,24 @@ impl Drop for TakenPage<'_, '_> {
     }
 }
 
-/// Takes the locks of two page tables, which may be one, in the order of their addresses.
+/// Takes the locks of two page tables, which may be one.
+///
+/// Whoever holds one of them may be waiting for the other, so neither is waited for while the other
+/// is held.
 ///
 /// # Safety
 ///
 /// Both locks must be valid, and the caller must hold neither.
 #[inline]
 unsafe fn lock_two(a: *mut bindings::spinlock_t, b: *mut bindings::spinlock_t) {
-    let (first, second) = if a <= b { (a, b) } else { (b, a) };
+    let (mut first, mut second) = (a, b);
     // SAFETY: The caller promises that the locks are valid and free to take.
     unsafe {
         bindings::spin_lock(first);
-        if first != second {
-            bindings::spin_lock_nested(second, bindings::SINGLE_DEPTH_NESTING as i32);
+        while first != second && bindings::spin_trylock(second) == 0 {
+            bindings::spin_unlock(first);
+            (first, second) = (second, first);
+            bindings::spin_lock(first);
         }
     }
 }

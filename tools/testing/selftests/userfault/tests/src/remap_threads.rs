@@ -4,7 +4,7 @@
 
 use crate::harness::{rounds, Outcome};
 use crate::proc::{ensure_holes, entries};
-use crate::sys::{page, remap, remap_all, Area, Span};
+use crate::sys::{page, remap, remap_all, Area, Map, Span};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
@@ -274,6 +274,82 @@ fn a39_unmap_meanwhile() -> Outcome {
     Ok(())
 }
 
+/// A39: threads that move different pages of a huge zero page all find theirs: none sees the moment
+/// at which its entry is exchanged for a table.
+fn a39_pieces_of_a_huge_zero_page() -> Outcome {
+    for round in rounds(TIME) {
+        let src = crate::special::huge_zero_pages(1)?;
+        let dst = Map::huge_pages(1).map()?;
+        let barrier = Barrier::new(2);
+        let half = |first: usize| {
+            barrier.wait();
+            (first..16).step_by(2).try_for_each(|index| -> Outcome {
+                let moved = remap(dst.page(index), src.page(index), 0);
+                ensure_eq!(moved, Ok(page()), "round {round}, page {index}");
+                Ok(())
+            })
+        };
+        std::thread::scope(|scope| -> Outcome {
+            let other = scope.spawn(|| half(0));
+            let results = [half(1), join(other)];
+            results.into_iter().collect()
+        })?;
+    }
+    Ok(())
+}
+
+/// A39: mremap between two page tables, and moves between the same two, both ways: they take the
+/// locks of both, and neither waits for the other for ever.
+fn a39_mremap_between_the_same_tables() -> Outcome {
+    const PAGES: usize = 8;
+    let around = Map::huge_pages(2).prot(libc::PROT_NONE).map()?;
+    let table = around.pages(0..around.len / page() / 2).len / page();
+    let part = |first: usize| -> anyhow::Result<Span> {
+        let part = around.pages(first..first + PAGES);
+        part.protect(crate::sys::RW)?;
+        Ok(part)
+    };
+    let (vmas, moved) = (
+        [part(1)?, around.pages(table + 1..table + 1 + PAGES)],
+        [part(2 * PAGES)?, part(table + 2 * PAGES)?],
+    );
+    vmas[0].fill_pages(1);
+    moved[0].fill_pages(100);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Outcome {
+        let mover = scope.spawn(|| -> Outcome {
+            let mut at = 0;
+            while !done.load(Ordering::Relaxed) {
+                remap_all(moved[1 - at], moved[at])?;
+                at = 1 - at;
+            }
+            moved[at].check_pages(100)
+        });
+        let mut at = 0;
+        let result = rounds(TIME).try_for_each(|_| -> Outcome {
+            let (old, new) = (vmas[at], vmas[1 - at]);
+            // SAFETY: Both places are this test's; the memory of an area is never borrowed.
+            let addr = unsafe {
+                libc::mremap(
+                    old.addr as *mut libc::c_void,
+                    old.len,
+                    old.len,
+                    // The old place stays mapped, or a new thread's stack may come there.
+                    libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP,
+                    new.addr as *mut libc::c_void,
+                )
+            };
+            ensure!(addr as usize == new.addr, "mremap: {}", Errno::last());
+            at = 1 - at;
+            Ok(())
+        });
+        done.store(true, Ordering::Relaxed);
+        join(mover)?;
+        result?;
+        vmas[at].check_pages(1)
+    })
+}
+
 register!(
     a37_whole_pages_one_by_one,
     a37_whole_pages_in_runs,
@@ -283,4 +359,6 @@ register!(
     a39_opposite_directions,
     a39_moves_while_vmas_change,
     a39_unmap_meanwhile,
+    a39_pieces_of_a_huge_zero_page,
+    a39_mremap_between_the_same_tables,
 );

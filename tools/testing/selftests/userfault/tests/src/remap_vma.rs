@@ -163,6 +163,21 @@ fn a40_overlap_upwards() -> Outcome {
     Ok(())
 }
 
+/// A40: the same where the source is a page and holes: the page moves once, and is not taken for the
+/// source's when its new place has its turn.
+fn a40_overlap_over_holes() -> Outcome {
+    for (flags, moved) in [(0, 1), (RAP_ALLOW_SRC_HOLES, 3)] {
+        let area = Area::pages(8)?;
+        area.page(0).fill_pages(1);
+        let result = remap(area.pages(1..4), area.pages(0..3), flags);
+        ensure_eq!(result, Ok(moved * page()), "flags {flags}");
+        area.page(1).check_pages(1)?;
+        ensure_holes(area.page(0))?;
+        ensure_holes(area.pages(2..8))?;
+    }
+    Ok(())
+}
+
 /// A40: to a place that overlaps the source and lies before it: no page is lost, whatever is done.
 fn a40_overlap_downwards() -> Outcome {
     for distance in 1..4 {
@@ -263,6 +278,7 @@ register!(
     a40_same_vma,
     a40_onto_itself,
     a40_overlap_upwards,
+    a40_overlap_over_holes,
     a40_overlap_downwards,
     a42_with_and_without_the_mark,
     a42_mark_comes_and_goes,

@@ -24,14 +24,18 @@ pub fn out(span: Span) -> Outcome {
 }
 
 /// Asks for the range to be reclaimed until each of its entries is as wanted: a page that was just
-/// touched may be on a list of another CPU, where reclaim does not see it.
+/// touched may be on a list of another CPU, where reclaim does not see it, until compaction empties
+/// those lists.
 pub fn page_out_until(span: Span, what: &str, want: fn(Entry) -> bool) -> Outcome {
     const LIMIT: Duration = Duration::from_secs(10);
     let start = Instant::now();
     loop {
         span.advise(libc::MADV_PAGEOUT).context("MADV_PAGEOUT")?;
         match ensure_entries(span, what, want) {
-            Err(_) if start.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(20)),
+            Err(_) if start.elapsed() < LIMIT => {
+                fs::write("/proc/sys/vm/compact_memory", "1").context("compact_memory")?;
+                std::thread::sleep(Duration::from_millis(20));
+            }
             result => return result,
         }
     }
