@@ -12,7 +12,7 @@ use anyhow::{bail, Result};
 pub const GOOD: &str = "remap_anon_pages functions correctly";
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(4);
+    ctx.ui.plan(7);
     kernel::prepare(ctx)?;
     kernel::build(ctx)?;
     test_program(ctx, |line| {

@@ -57,13 +57,17 @@ impl Report {
 }
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(12);
+    ctx.ui.plan(11);
     if !kernel::prepare(ctx)? {
-        bail!("build/linux is not on the branch userfault; go back with: git -C build/linux switch userfault");
+        bail!(
+            "build/linux is not on the branch userfault; go back with: git -C build/linux switch userfault"
+        );
     }
     let git = tree::git(ctx);
     if git.resolve("HEAD") != Some(crate::state::load::<tree::State>(ctx, "tree").tip) {
-        ctx.ui.note("build/linux has commits that were not exported: the rules look at patches/ and our files alone");
+        ctx.ui.note(
+            "build/linux has commits that were not exported: the rules look at patches/ and our files alone",
+        );
     }
     let mut report = Report::default();
     host(ctx, &mut report);
@@ -91,8 +95,10 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 fn host(ctx: &Ctx, report: &mut Report) {
     ctx.ui.step("host", "rules, and xtask's own tests");
     let manifest = ctx.root.join("xtask/Cargo.toml");
-    let what = programs::cargo(&["test", "--quiet", "--locked", "--manifest-path", &manifest.display().to_string()]);
-    let job = Job { ctx, name: "xtask-tests", what, limit: 10 * MINUTE, hint: "cargo test in xtask/ shows more" };
+    let what =
+        programs::cargo(&["test", "--quiet", "--locked", "--manifest-path", &manifest.display().to_string()]);
+    let job =
+        Job { ctx, name: "xtask-tests", what, limit: 10 * MINUTE, hint: "cargo test in xtask/ shows more" };
     report.add(ctx, "xtask's own tests", job.run());
     match Rules::new(ctx) {
         Ok(rules) => {

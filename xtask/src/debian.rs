@@ -86,7 +86,9 @@ fn fetch(ctx: &Ctx) -> Result<PathBuf> {
         "-oAPT::Sandbox::User=root".into(),
     ];
     let apt = |dir: &Path, args: &[&str]| {
-        duct::cmd("apt-get", options.iter().map(String::as_str).chain(args.iter().copied())).dir(dir).stdin_null()
+        duct::cmd("apt-get", options.iter().map(String::as_str).chain(args.iter().copied()))
+            .dir(dir)
+            .stdin_null()
     };
     let hint = "look at the log; is the network there?";
     Job { ctx, name: "apt-update", what: apt(&dir, &["update"]), limit: 5 * MINUTE, hint }.run()?;
@@ -97,12 +99,15 @@ fn fetch(ctx: &Ctx) -> Result<PathBuf> {
     let _ = std::fs::remove_dir_all(&partial);
     std::fs::create_dir_all(&partial)?;
     let bar = ctx.ui.bar(size, "{bytes}/{total_bytes} {bytes_per_sec}");
-    let job = Job { ctx, name: "download", what: apt(&partial, &["download", PACKAGE]), limit: 30 * MINUTE, hint };
+    let job =
+        Job { ctx, name: "download", what: apt(&partial, &["download", PACKAGE]), limit: 30 * MINUTE, hint };
     let (end, ended) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let ended = ended;
-            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_millis(300)) {
+            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) =
+                ended.recv_timeout(Duration::from_millis(300))
+            {
                 bar.set_position(largest(&partial).map_or(0, |f| f.1));
             }
         });
@@ -131,8 +136,14 @@ pub fn tarball(ctx: &Ctx, package: &Path) -> Result<PathBuf> {
     let out = ctx.build.join("upstream");
     std::fs::create_dir_all(&out)?;
     let member = format!("./usr/src/{PACKAGE}.tar.xz");
-    let what = duct::cmd!("dpkg-deb", "--fsys-tarfile", package)
-        .pipe(duct::cmd!("tar", "-x", "-C", &out, "--strip-components=3", member));
+    let what = duct::cmd!("dpkg-deb", "--fsys-tarfile", package).pipe(duct::cmd!(
+        "tar",
+        "-x",
+        "-C",
+        &out,
+        "--strip-components=3",
+        member
+    ));
     let hint = format!("remove {} and run again", package.display());
     Job { ctx, name: "unpack-package", what, limit: 5 * MINUTE, hint: &hint }.run()?;
     Ok(out.join(format!("{PACKAGE}.tar.xz")))

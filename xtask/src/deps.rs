@@ -52,26 +52,34 @@ impl Sign {
 
 pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(1);
-    base(ctx)?;
-    toolchain::find(ctx)?;
+    all(ctx)?;
     println!("all programs are there");
     Ok(())
 }
 
+/// Everything, the compilers too.
+pub fn all(ctx: &Ctx) -> Result<()> {
+    ctx.ui.step("programs", "what a build and a boot need");
+    base(ctx)?;
+    toolchain::find(ctx).map(drop)
+}
+
 /// Everything but the compilers.
-pub fn base(ctx: &Ctx) -> Result<()> {
+fn base(ctx: &Ctx) -> Result<()> {
     let mut missing: Vec<&str> = NEEDED.iter().filter(|(sign, _)| !sign.there()).map(|(_, p)| *p).collect();
     let debian = which("apt-get").is_some();
     if debian && !Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists() {
         missing.push("debian-archive-keyring");
     }
     if !missing.is_empty() {
-        ctx.ui.step("programs", "install what is missing");
         install(ctx, &missing)?;
     }
     for (sign, package) in &NEEDED {
         if !sign.there() {
-            bail!("{package} is still missing after its installation; see {}", ctx.log("apt-install").display());
+            bail!(
+                "{package} is still missing after its installation; see {}",
+                ctx.log("apt-install").display()
+            );
         }
     }
     Ok(())
@@ -79,9 +87,8 @@ pub fn base(ctx: &Ctx) -> Result<()> {
 
 /// Whether apt knows a package that it could install.
 pub fn available(package: &str) -> bool {
-    run::output("apt-cache", &["policy", package]).is_ok_and(|said| {
-        said.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)"))
-    })
+    run::output("apt-cache", &["policy", package])
+        .is_ok_and(|said| said.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)")))
 }
 
 /// Installs packages. Asks first where a person sits at the terminal.

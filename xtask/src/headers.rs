@@ -8,7 +8,7 @@ use crate::toolchain;
 use anyhow::Result;
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(2);
+    ctx.ui.plan(4);
     kernel::prepare(ctx)?;
     install(ctx)?;
     println!("{}", ctx.plain().join("usr/include").display());

@@ -10,12 +10,20 @@ pub fn run() -> Result<()> {
     println!("make TARGET [VARIABLE=value]\n");
     let cli = Cli::command();
     for command in cli.get_subcommands() {
-        println!("  {:<9} {}", command.get_name(), command.get_about().map(|a| a.to_string()).unwrap_or_default());
+        println!(
+            "  {:<9} {}",
+            command.get_name(),
+            command.get_about().map(|a| a.to_string()).unwrap_or_default()
+        );
     }
     println!("\nVariables:\n");
     for arg in cli.get_arguments() {
         if let Some(name) = arg.get_env() {
-            println!("  {:<11} {}", name.to_string_lossy(), arg.get_help().map(|h| h.to_string()).unwrap_or_default());
+            println!(
+                "  {:<11} {}",
+                name.to_string_lossy(),
+                arg.get_help().map(|h| h.to_string()).unwrap_or_default()
+            );
         }
     }
     Ok(())

@@ -8,8 +8,8 @@ use crate::ctx::Ctx;
 use crate::git::Git;
 use crate::kernel::Kbuild;
 use crate::run::{Job, MINUTE};
-use crate::util::{read, read_text, write_if_changed, Hash};
 use crate::state;
+use crate::util::{read, read_text, write_if_changed, Hash};
 use anyhow::{bail, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,7 +41,11 @@ pub fn our_options(ctx: &Ctx) -> Result<Vec<String>> {
 /// `strict`: every line of the fragments must be in it.
 pub fn make(ctx: &Ctx, kbuild: &Kbuild, fragments: &[PathBuf], strict: bool) -> Result<()> {
     let git = Git::new(&kbuild.source);
-    let mut hash = Hash::new().add(kbuild.toolchain.key()?).add(git.text(&["rev-parse", "HEAD^{tree}"])?);
+    let menus = git.files("HEAD", &[])?.into_iter().filter(|(path, ..)| path.contains("Kconfig"));
+    let mut hash = Hash::new().add(kbuild.toolchain.key()?);
+    for (path, _, blob) in menus {
+        hash = hash.add(path).add(blob);
+    }
     for path in fragments {
         hash = hash.add(read(path)?);
     }
@@ -58,7 +62,8 @@ pub fn make(ctx: &Ctx, kbuild: &Kbuild, fragments: &[PathBuf], strict: bool) -> 
         let make = |target: &str| kbuild.make(&[target]).env("KCONFIG_CONFIG", &new);
         Job { ctx, name: "tinyconfig", what: make("tinyconfig"), limit: 5 * MINUTE, hint }.run()?;
         let script = kbuild.source.join("scripts/kconfig/merge_config.sh");
-        let mut args = vec![script, "-m".into(), "-Q".into(), "-O".into(), kbuild.objects.clone(), new.clone()];
+        let mut args =
+            vec![script, "-m".into(), "-Q".into(), "-O".into(), kbuild.objects.clone(), new.clone()];
         args.extend(fragments.iter().cloned());
         let merge = duct::cmd("sh", args).dir(&kbuild.objects).env("KCONFIG_CONFIG", &new);
         Job { ctx, name: "merge-config", what: merge, limit: MINUTE, hint }.run()?;

@@ -55,7 +55,9 @@ impl Kbuild {
         args.extend(targets.iter().map(|t| t.to_string()));
         let mut make = duct::cmd("make", args).stdin_null();
         // What our own make was told is not meant for Kbuild's.
-        for gone in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARCH", "CONFIG", "V", "SIZE", "TESTS"] {
+        for gone in
+            ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARCH", "CONFIG", "V", "SIZE", "TESTS"]
+        {
             make = make.env_remove(gone);
         }
         for (key, value) in self.toolchain.environment() {
@@ -72,7 +74,10 @@ impl Kbuild {
         let memory = format!("lines-{}", self.name);
         let last: u64 = state::load(ctx, &memory);
         let total = (last > 0).then_some(last);
-        let bar = ctx.ui.bar(total, if total.is_some() { "{pos}/{len} {elapsed} {wide_msg}" } else { "{pos} {elapsed} {wide_msg}" });
+        let bar = ctx.ui.bar(
+            total,
+            if total.is_some() { "{pos}/{len} {elapsed} {wide_msg}" } else { "{pos} {elapsed} {wide_msg}" },
+        );
         let job = Job { ctx, name: &self.name, what: self.make(targets), limit: limit * MINUTE, hint };
         let lines = job.run_with(&bar, |line| {
             bar.set_message(line.trim().to_string());
@@ -95,7 +100,7 @@ pub fn kbuild(ctx: &Ctx) -> Result<Kbuild> {
 }
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(3);
+    ctx.ui.plan(4);
     prepare(ctx)?;
     build(ctx)?;
     println!("{}", ctx.image().display());
@@ -104,7 +109,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 
 /// Programs and tree: what every build begins with.
 pub fn prepare(ctx: &Ctx) -> Result<bool> {
-    deps::base(ctx)?;
+    deps::all(ctx)?;
     tree::ensure(ctx)
 }
 

@@ -5,14 +5,15 @@
 use crate::ctx::Ctx;
 use crate::kernel::{self, Kbuild};
 use crate::run::{Job, MINUTE};
-use crate::{kconfig, overlay, programs, rules, toolchain, tree};
+use crate::{deps, kconfig, overlay, programs, rules, toolchain, tree};
 use anyhow::{bail, Result};
 use std::collections::BTreeSet;
 use std::path::Path;
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(5);
+    ctx.ui.plan(7);
     let ours = kernel::prepare(ctx)?;
+    ready(ctx)?;
     kernel_format(ctx)?;
     for (name, dir) in [("xtask", ctx.root.join("xtask")), ("tests", ctx.selftests().join("tests"))] {
         ctx.ui.step("user", name);
@@ -20,6 +21,26 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     }
     kernel_clippy(ctx, ours)?;
     println!("rustfmt and clippy have nothing to say");
+    Ok(())
+}
+
+/// Sees to it that rustfmt and clippy are there, for the kernel's rustc and for our cargo.
+fn ready(ctx: &Ctx) -> Result<()> {
+    let missing = || -> Result<bool> {
+        let toolchain = toolchain::find(ctx)?;
+        let kernel = ["rustfmt", "clippy-driver"].iter().all(|p| toolchain.rustc.with_file_name(p).exists());
+        let runs = |what: &str| {
+            let run = programs::cargo(&[what, "--version"]).stdout_null().stderr_null().unchecked().run();
+            run.is_ok_and(|out| out.status.success())
+        };
+        Ok(!kernel || !runs("fmt") || !runs("clippy"))
+    };
+    if missing()? {
+        deps::install(ctx, &toolchain::linters())?;
+    }
+    if missing()? {
+        bail!("no rustfmt or no clippy for the cargo that runs this; with rustup: rustup component add rustfmt clippy");
+    }
     Ok(())
 }
 
@@ -31,7 +52,8 @@ fn in_kernel(path: &str) -> bool {
 fn kernel_format(ctx: &Ctx) -> Result<()> {
     ctx.ui.step("rustfmt", "kernel code");
     let toolchain = toolchain::find(ctx)?;
-    let files: Vec<_> = overlay::files(ctx)?.into_iter().filter(|(p, _)| in_kernel(p)).map(|(_, f)| f.source).collect();
+    let files: Vec<_> =
+        overlay::files(ctx)?.into_iter().filter(|(p, _)| in_kernel(p)).map(|(_, f)| f.source).collect();
     if files.is_empty() {
         return Ok(());
     }

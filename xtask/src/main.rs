@@ -7,6 +7,7 @@
 //! tests in it. Each command has a file of its own; this one only picks.
 
 mod boot;
+mod branch;
 mod check;
 mod cli;
 mod console;

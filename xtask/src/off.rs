@@ -22,13 +22,19 @@ use std::path::{Path, PathBuf};
 const FOLDERS: [&str; 4] = ["mm", "fs", "kernel", "arch/x86"];
 /// The patch that edits this is the one with the rows.
 const TABLE: &str = "arch/x86/entry/syscalls/syscall_64.tbl";
-/// The objects that depend on the system call tables or on NR_syscalls.
-const DEPEND_ON_TABLES: [&str; 6] = [
+/// The objects that depend on the system call tables or on NR_syscalls: the tables, their stubs,
+/// and tracing, whose `struct trace_array` has a member per system call.
+const DEPEND_ON_TABLES: [&str; 11] = [
     "arch/x86/entry/syscall_32.o",
     "arch/x86/entry/syscall_64.o",
-    "arch/x86/entry/entry_64.o",
-    "arch/x86/entry/entry_64_compat.o",
     "kernel/sys_ni.o",
+    "kernel/trace/trace.o",
+    "kernel/trace/trace_eprobe.o",
+    "kernel/trace/trace_events.o",
+    "kernel/trace/trace_events_filter.o",
+    "kernel/trace/trace_events_trigger.o",
+    "kernel/trace/trace_output.o",
+    "kernel/trace/trace_printk.o",
     "kernel/trace/trace_syscalls.o",
 ];
 
@@ -44,6 +50,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 }
 
 pub fn prove(ctx: &Ctx) -> Result<()> {
+    ctx.ui.step("off", "with our options off, the kernel is upstream's");
     let git = tree::git(ctx);
     let upstream = git.resolve("upstream^{commit}").context("build/linux has no tag upstream")?;
     let ours = git.resolve("HEAD^{commit}").context("build/linux has no commit")?;
@@ -58,7 +65,10 @@ pub fn prove(ctx: &Ctx) -> Result<()> {
     let ours = build.objects("ours, options off", &ours)?;
     let bad = differences(&pristine, &rows, &ours);
     if !bad.is_empty() {
-        bail!("these objects differ from upstream's although our options are off:\n    {}", bad.join("\n    "));
+        bail!(
+            "these objects differ from upstream's although our options are off:\n    {}",
+            bad.join("\n    ")
+        );
     }
     ctx.ui.note(&format!("{} objects are upstream's", ours.len()));
     Ok(())
@@ -88,7 +98,10 @@ impl<'a> Builder<'a> {
         // Our options off, and Rust with them: they depend on it. Nothing that compiles in a line
         // number or the configuration.
         let mut off = kconfig::our_options(ctx)?;
-        off.extend(["RUST", "IKCONFIG", "DEBUG_ATOMIC_SLEEP", "LOCKDEP", "PROVE_LOCKING"].map(|o| format!("CONFIG_{o}")));
+        off.extend(
+            ["RUST", "IKCONFIG", "DEBUG_ATOMIC_SLEEP", "LOCKDEP", "PROVE_LOCKING"]
+                .map(|o| format!("CONFIG_{o}")),
+        );
         let lines: String = off.iter().map(|o| format!("# {o} is not set\n")).collect();
         let fragment = dir.join("off.config");
         write_if_changed(&fragment, lines.as_bytes())?;
@@ -125,11 +138,12 @@ impl<'a> Builder<'a> {
         if let Some(known) = std::fs::read(&memory).ok().and_then(|b| serde_json::from_slice(&b).ok()) {
             return Ok(known);
         }
-        self.ctx.ui.step("off", what);
+        self.ctx.ui.note(what);
         self.check_out(&git, commit)?;
         kconfig::make(self.ctx, &self.kbuild, &self.fragments, false)?;
         let targets = FOLDERS.map(|f| format!("{f}/"));
-        let hint = "does upstream build with this compiler? A patch may need an #ifdef where our option is off";
+        let hint =
+            "does upstream build with this compiler? A patch may need an #ifdef where our option is off";
         self.kbuild.build(self.ctx, &targets.each_ref().map(String::as_str), 60, hint)?;
         let objects = self.read(&self.kbuild.objects)?;
         write_if_changed(&memory, &serde_json::to_vec(&objects)?)?;
@@ -159,7 +173,10 @@ impl<'a> Builder<'a> {
                 let path = entry.path();
                 // Only what was made of a source file: not the links of several objects.
                 let name = path.strip_prefix(objects)?.display().to_string();
-                if entry.file_type().is_some_and(|t| t.is_file()) && name.ends_with(".o") && !name.contains("/boot/") {
+                if entry.file_type().is_some_and(|t| t.is_file())
+                    && name.ends_with(".o")
+                    && !name.contains("/boot/")
+                {
                     found.insert(name, elf::code(path)?);
                 }
             }
@@ -177,7 +194,9 @@ mod tests {
 
     #[test]
     fn sees_differences() {
-        let objects = |list: &[(&str, &str)]| list.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<Objects>();
+        let objects = |list: &[(&str, &str)]| {
+            list.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<Objects>()
+        };
         let pristine = objects(&[("mm/a.o", "1"), ("kernel/sys_ni.o", "1")]);
         let rows = objects(&[("mm/a.o", "1"), ("kernel/sys_ni.o", "2")]);
         assert!(differences(&pristine, &rows, &rows).is_empty());

@@ -53,7 +53,8 @@ fn parse_series(text: &str) -> Vec<String> {
 }
 
 pub fn load(ctx: &Ctx) -> Result<Vec<Patch>> {
-    let read = |name: &str| read(&folder(ctx).join(name)).context("patches/series names a file that is not there");
+    let read =
+        |name: &str| read(&folder(ctx).join(name)).context("patches/series names a file that is not there");
     series(ctx)?.into_iter().map(|name| parse(read(&name)?, name)).collect()
 }
 
@@ -61,7 +62,8 @@ pub fn load(ctx: &Ctx) -> Result<Vec<Patch>> {
 pub fn parse(bytes: Vec<u8>, name: String) -> Result<Patch> {
     let dir = tempfile::tempdir()?;
     let (message, rest) = (dir.path().join("message"), dir.path().join("rest"));
-    let args = ["mailinfo", "-b", "--encoding=UTF-8", &message.display().to_string(), &rest.display().to_string()];
+    let args =
+        ["mailinfo", "-b", "--encoding=UTF-8", &message.display().to_string(), &rest.display().to_string()];
     let header = Git::new(dir.path())
         .text_with(&args, &bytes)
         .with_context(|| format!("patches/{name} has no readable header"))?;
@@ -169,7 +171,10 @@ mod tests {
 
     #[test]
     fn series_has_comments() {
-        assert_eq!(parse_series("# what\n\n0001-a.patch\n  0002-b.patch \n"), ["0001-a.patch", "0002-b.patch"]);
+        assert_eq!(
+            parse_series("# what\n\n0001-a.patch\n  0002-b.patch \n"),
+            ["0001-a.patch", "0002-b.patch"]
+        );
     }
 
     #[test]

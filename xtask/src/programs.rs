@@ -11,12 +11,13 @@ use std::path::PathBuf;
 /// The test program in C, built against our headers.
 pub fn test_program(ctx: &Ctx) -> Result<PathBuf> {
     headers::install(ctx)?;
-    ctx.ui.step("programs", "the test program");
+    ctx.ui.step("program", "the test program");
     let out = ctx.plain().join("tests/remap_anon_pages");
     std::fs::create_dir_all(ctx.plain().join("tests"))?;
     let source = ctx.selftests().join("remap_anon_pages.c");
     let include = format!("-I{}", ctx.plain().join("usr/include").display());
-    let what = duct::cmd!("gcc", "-static", "-O2", "-Wall", "-Wextra", include, "-o", &out, source, "-pthread");
+    let what =
+        duct::cmd!("gcc", "-static", "-O2", "-Wall", "-Wextra", include, "-o", &out, source, "-pthread");
     let hint = "the compiler's message says what; the headers come from include/uapi";
     Job { ctx, name: "test-program", what, limit: 2 * MINUTE, hint }.run()?;
     Ok(out)
@@ -24,7 +25,7 @@ pub fn test_program(ctx: &Ctx) -> Result<PathBuf> {
 
 /// The tests in Rust.
 pub fn tests(ctx: &Ctx) -> Result<PathBuf> {
-    ctx.ui.step("programs", "the tests");
+    ctx.ui.step("tests", "the tests in Rust");
     let target = ctx.arch.user_target();
     let dir = ctx.plain().join("tests/cargo");
     let what = cargo(&["build", "--release", "--locked", "--target", target])

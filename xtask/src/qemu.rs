@@ -24,8 +24,18 @@ impl Machine<'_> {
     pub fn command(&self, ctx: &Ctx) -> duct::Expression {
         let Arch::X86_64 = ctx.arch;
         let append = format!("console=ttyS0,115200 panic=-1 oops=panic {}", self.words);
+        // Without ACPI the kernel learns of processors from the BIOS's table, which has one per socket.
         let mut args: Vec<String> = [
-            "-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-smp", "2", "-m", "4G", "-append",
+            "-no-user-config",
+            "-nodefaults",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-smp",
+            "2,sockets=2,cores=1",
+            "-m",
+            "4G",
+            "-append",
         ]
         .map(String::from)
         .to_vec();
@@ -52,7 +62,8 @@ pub fn kvm_works(ctx: &Ctx, image: &Path, initramfs: &Path) -> bool {
     if !able || !open {
         return false;
     }
-    let machine = Machine { image, initramfs, words: "userfault.run=probe".into(), kvm: true, terminal: false };
+    let machine =
+        Machine { image, initramfs, words: "userfault.run=probe".into(), kvm: true, terminal: false };
     let limits = Limits { total: Duration::from_secs(30), silence: None };
     let mut done = false;
     let end = stream(&machine.command(ctx).stdin_null(), &limits, |line| {

@@ -2,8 +2,8 @@
 
 //! Rules that a compiler does not hold for us. Each is a check of `make check`.
 
+use crate::branch::Branch;
 use crate::ctx::Ctx;
-use crate::export::Export;
 use crate::maintainers;
 use crate::overlay::{self, File, MAINTAINERS};
 use crate::series::Builder;
@@ -57,17 +57,21 @@ impl<'a> Rules<'a> {
         let word = Regex::new(r"\bunsafe\b")?;
         let mut bad = Vec::new();
         for (folder, root) in POLICY {
-            let root_text = self.ours.get(root).map(|f| read_text(&f.source)).transpose()?.unwrap_or_default();
+            let root_text =
+                self.ours.get(root).map(|f| read_text(&f.source)).transpose()?.unwrap_or_default();
             for (path, file) in self.ours.range(folder.to_string()..) {
                 if !path.starts_with(folder) || !path.ends_with(".rs") || path == root {
                     continue;
                 }
                 let text = read_text(&file.source)?;
-                let code = text.lines().map(|l| l.split("//").next().unwrap_or_default().replace("unsafe_code", ""));
+                let code =
+                    text.lines().map(|l| l.split("//").next().unwrap_or_default().replace("unsafe_code", ""));
                 if let Some(at) = code.into_iter().position(|l| word.is_match(&l)) {
                     bad.push(format!("{path}:{}: unsafe", at + 1));
                 }
-                let denied = |text: &str| text.contains("#![deny(unsafe_code)]") || text.contains("#![forbid(unsafe_code)]");
+                let denied = |text: &str| {
+                    text.contains("#![deny(unsafe_code)]") || text.contains("#![forbid(unsafe_code)]")
+                };
                 if !denied(&text) && !denied_by_root(&root_text, path, folder) {
                     bad.push(format!("{path}: does not say #![deny(unsafe_code)]"));
                 }
@@ -79,8 +83,11 @@ impl<'a> Rules<'a> {
     fn licences(&self) -> Result<()> {
         let mut bad = Vec::new();
         for (path, file) in &self.ours {
-            let named = ["config", "config.debug", "settings", "Cargo.lock"].iter().any(|n| path.ends_with(&format!("/{n}")));
-            let fragment = path.ends_with(".config") || path.ends_with(".gitignore") || path.ends_with(".kunitconfig");
+            let named = ["config", "config.debug", "settings", "Cargo.lock"]
+                .iter()
+                .any(|n| path.ends_with(&format!("/{n}")));
+            let fragment =
+                path.ends_with(".config") || path.ends_with(".gitignore") || path.ends_with(".kunitconfig");
             let text = String::from_utf8_lossy(&crate::util::read(&file.source)?).into_owned();
             let has = text.lines().take(3).any(|l| l.contains("SPDX-License-Identifier:"));
             if !has && !named && !fragment {
@@ -110,7 +117,11 @@ impl<'a> Rules<'a> {
             let (good, _, said) = git.try_bytes(&["apply", "--cached", "-v", "-"], &patch.diff)?;
             let moved: Vec<_> = said.lines().filter(|l| l.contains("offset")).collect();
             if !good || !moved.is_empty() {
-                bail!("patches/{}: {}; make export writes it anew", patch.name, if good { moved.join(", ") } else { said });
+                bail!(
+                    "patches/{}: {}; make export writes it anew",
+                    patch.name,
+                    if good { moved.join(", ") } else { said }
+                );
             }
         }
         let _ = std::fs::remove_file(index);
@@ -131,11 +142,12 @@ impl<'a> Rules<'a> {
     fn round_trip(&self) -> Result<()> {
         let git = tree::git(self.ctx);
         let state: State = state::load(self.ctx, "tree");
-        let export = Export::new(self.ctx, git.clone(), &state.tip)?;
-        let written = export.patches(&state.tip)?;
-        let patches = written.into_iter().map(|w| patch::parse(w.bytes, w.name)).collect::<Result<Vec<_>>>()?;
+        let written = Branch::new(self.ctx, git.clone())?.patches(&state.tip)?;
+        let patches =
+            written.into_iter().map(|w| patch::parse(w.bytes, w.name)).collect::<Result<Vec<_>>>()?;
         let upstream = git.resolve("upstream^{commit}").context("build/linux has no tag upstream")?;
-        let tip = Builder::new(self.ctx, &git, &upstream, &state.version)?.commits(&patches, &mut BTreeMap::new())?;
+        let tip = Builder::new(self.ctx, &git, &upstream, &state.version)?
+            .commits(&patches, &mut BTreeMap::new())?;
         let tree = |commit: &str| git.resolve(&format!("{commit}^{{tree}}"));
         if tree(&tip) != tree(&state.tip) {
             bail!("the tree made of an export differs; see: git -C build/linux diff {} {}", state.tip, tip);
@@ -148,9 +160,14 @@ impl<'a> Rules<'a> {
 fn denied_by_root(root: &str, path: &str, folder: &str) -> bool {
     let module = path[folder.len()..].split(['/', '.']).next().unwrap_or_default();
     let lines: Vec<&str> = root.lines().map(str::trim).collect();
-    let declared = [format!("mod {module};"), format!("pub mod {module};"), format!("pub(crate) mod {module};")];
+    let declared =
+        [format!("mod {module};"), format!("pub mod {module};"), format!("pub(crate) mod {module};")];
     lines.iter().position(|l| declared.iter().any(|d| l == d)).is_some_and(|at| {
-        lines[..at].iter().rev().take_while(|l| l.starts_with("#[") || l.starts_with("//")).any(|l| *l == "#[deny(unsafe_code)]")
+        lines[..at]
+            .iter()
+            .rev()
+            .take_while(|l| l.starts_with("#[") || l.starts_with("//"))
+            .any(|l| *l == "#[deny(unsafe_code)]")
     })
 }
 

@@ -54,16 +54,17 @@ impl<'a> Builder<'a> {
         let mut used = BTreeMap::new();
         for (patch, files) in patches.iter().zip(&homes) {
             let key = self.key(&tip, patch, files)?;
-            let commit = match known.get(&key).filter(|c| self.git.resolve(&format!("{c}^{{commit}}")).is_some()) {
-                Some(commit) if !loaded => commit.clone(),
-                _ => {
-                    if !loaded {
-                        git.bytes(&["read-tree", &tip], b"")?;
-                        loaded = true;
+            let commit =
+                match known.get(&key).filter(|c| self.git.resolve(&format!("{c}^{{commit}}")).is_some()) {
+                    Some(commit) if !loaded => commit.clone(),
+                    _ => {
+                        if !loaded {
+                            git.bytes(&["read-tree", &tip], b"")?;
+                            loaded = true;
+                        }
+                        self.commit(&git, &tip, patch, files)?
                     }
-                    self.commit(&git, &tip, patch, files)?
-                }
-            };
+                };
             used.insert(key, commit.clone());
             tip = commit;
         }
@@ -100,7 +101,8 @@ impl<'a> Builder<'a> {
             }
             homes.push(home);
         }
-        let orphans: Vec<&str> = self.blobs.keys().map(String::as_str).filter(|p| !owner.contains_key(p)).collect();
+        let orphans: Vec<&str> =
+            self.blobs.keys().map(String::as_str).filter(|p| !owner.contains_key(p)).collect();
         if !orphans.is_empty() {
             bail!(
                 "no patch names these files; add a line '{NEW_FILE} PATH' to the message of the patch \
@@ -170,10 +172,13 @@ impl<'a> Builder<'a> {
 
     /// Names the patch, the file and the version.
     fn refusal(&self, patch: &Patch, said: &str) -> String {
-        let errors: Vec<_> =
-            said.lines().filter_map(|l| l.strip_prefix("error: ")).map(|l| format!("  {l}")).collect();
+        let errors: Vec<_> = said
+            .lines()
+            .filter_map(|l| l.strip_prefix("error: patch failed: "))
+            .map(|l| format!("  {l}"))
+            .collect();
         format!(
-            "patches/{} does not apply to Linux {}:\n{}\n  what to do: see what that part of the file looks like \
+            "patches/{} does not apply to Linux {}; these lines of it are not what the patch expects:\n{}\n  what to do: see what that part of the file looks like \
              in this version; edit the patch, or give another 7.3.y with KERNEL_SRC",
             patch.name,
             self.version,

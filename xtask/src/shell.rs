@@ -8,7 +8,7 @@ use crate::{initramfs, kernel, programs};
 use anyhow::{Context, Result};
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(5);
+    ctx.ui.plan(8);
     kernel::prepare(ctx)?;
     kernel::build(ctx)?;
     let programs = [programs::test_program(ctx)?, programs::tests(ctx)?];

@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn reads_results() {
-        let tap = read("TAP version 13\n1..3\nok 1 - A1 sigbus\n# why\nnot ok 2 - A2\nok 3 - A3 # SKIP no thp\n");
+        let tap =
+            read("TAP version 13\n1..3\nok 1 - A1 sigbus\n# why\nnot ok 2 - A2\nok 3 - A3 # SKIP no thp\n");
         let states: Vec<_> = tap.outcomes.iter().map(|o| o.state).collect();
         assert_eq!(states, [State::Passed, State::Failed, State::Skipped]);
         assert_eq!(tap.outcomes[0].name, "A1 sigbus");

@@ -82,11 +82,19 @@ fn unfit(rustc: &Path) -> Option<String> {
 }
 
 fn install_rustc(ctx: &Ctx, why: &str) -> Result<()> {
-    ctx.ui.step("rustc", "install a Rust compiler and its source");
     ctx.ui.note(why);
+    let compiler = match deps::available("rustc-web") {
+        true => ["rustc-web", "rust-web-src"],
+        false => ["rustc", "rust-src"],
+    };
+    deps::install(ctx, &[compiler, linters()].concat())
+}
+
+/// The packages of rustfmt and clippy. Debian 12 has the rustc that will do under another name.
+pub fn linters() -> [&'static str; 2] {
     match deps::available("rustc-web") {
-        true => deps::install(ctx, &["rustc-web", "rust-web-src", "rustfmt-web", "rust-web-clippy"]),
-        false => deps::install(ctx, &["rustc", "rust-src", "rustfmt", "rust-clippy"]),
+        true => ["rustfmt-web", "rust-web-clippy"],
+        false => ["rustfmt", "rust-clippy"],
     }
 }
 
@@ -103,7 +111,9 @@ fn clang(rustc: &Path) -> Option<String> {
     let all = numbers.map(|n| n.to_string()).chain([String::new()]);
     all.into_iter().find(|n| {
         let dash = if n.is_empty() { String::new() } else { format!("-{n}") };
-        ["clang", "ld.lld", "llvm-ar", "llvm-nm", "llvm-objcopy"].iter().all(|p| which(&format!("{p}{dash}")).is_some())
+        ["clang", "ld.lld", "llvm-ar", "llvm-nm", "llvm-objcopy"]
+            .iter()
+            .all(|p| which(&format!("{p}{dash}")).is_some())
             && (n.is_empty() || libclang(n).is_dir())
     })
 }
@@ -113,12 +123,12 @@ fn libclang(llvm: &str) -> PathBuf {
 }
 
 fn install_llvm(ctx: &Ctx, rustc: &Path) -> Result<()> {
-    ctx.ui.step("clang", "install clang and LLVM");
     let numbers = llvm_of(rustc).into_iter().chain((17..40).rev());
     let Some(n) = numbers.into_iter().find(|n| deps::available(&format!("libclang-{n}-dev"))) else {
         bail!("install clang, lld and llvm 17 or newer, of rustc's own LLVM version if there is a choice");
     };
-    let packages = [format!("clang-{n}"), format!("lld-{n}"), format!("llvm-{n}"), format!("libclang-{n}-dev")];
+    let packages =
+        [format!("clang-{n}"), format!("lld-{n}"), format!("llvm-{n}"), format!("libclang-{n}-dev")];
     deps::install(ctx, &packages.each_ref().map(String::as_str))
 }
 
@@ -133,10 +143,18 @@ fn bindgen(ctx: &Ctx) -> Result<PathBuf> {
     if let Some(found) = which("bindgen").into_iter().chain([built.clone()]).find(fit) {
         return Ok(found);
     }
-    ctx.ui.step("bindgen", &format!("build {BINDGEN_BUILT} (about two minutes, once)"));
+    ctx.ui.note(&format!("bindgen {BINDGEN_BUILT} is built (about two minutes, once)"));
     let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
     let what = duct::cmd!(
-        cargo, "install", "bindgen-cli", "--version", BINDGEN_BUILT, "--locked", "--force", "--root", &root
+        cargo,
+        "install",
+        "bindgen-cli",
+        "--version",
+        BINDGEN_BUILT,
+        "--locked",
+        "--force",
+        "--root",
+        &root
     );
     let hint = "is crates.io in reach? Or put bindgen 0.71.1 or newer into PATH";
     Job { ctx, name: "bindgen", what, limit: 20 * MINUTE, hint }.run()?;
@@ -166,7 +184,9 @@ impl Toolchain {
             format!("HOSTRUSTC={}", self.rustc.display()),
             format!("BINDGEN={}", self.bindgen.display()),
         ];
-        for (variable, name) in [("RUSTDOC", "rustdoc"), ("RUSTFMT", "rustfmt"), ("CLIPPY_DRIVER", "clippy-driver")] {
+        for (variable, name) in
+            [("RUSTDOC", "rustdoc"), ("RUSTFMT", "rustfmt"), ("CLIPPY_DRIVER", "clippy-driver")]
+        {
             list.push(format!("{variable}={}", self.rust_program(name).display()));
         }
         list
@@ -175,7 +195,11 @@ impl Toolchain {
     /// A program that came with rustc.
     pub fn rust_program(&self, name: &str) -> PathBuf {
         let beside = self.rustc.with_file_name(name);
-        if beside.exists() { beside } else { PathBuf::from(name) }
+        if beside.exists() {
+            beside
+        } else {
+            PathBuf::from(name)
+        }
     }
 
     /// What bindgen needs to find its clang.

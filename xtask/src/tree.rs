@@ -57,12 +57,19 @@ pub fn inputs(ctx: &Ctx) -> Result<String> {
 /// `make tree`: like [`ensure`], but with no branch to be made it is an error.
 pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(3);
-    crate::deps::base(ctx)?;
+    crate::deps::all(ctx)?;
     if !ensure(ctx)? {
-        bail!("build/linux is not on the branch userfault; go back with: git -C build/linux switch userfault");
+        bail!(
+            "build/linux is not on the branch userfault; go back with: git -C build/linux switch userfault"
+        );
     }
     let state: State = state::load(ctx, "tree");
-    println!("build/linux: Linux {} and {} commits, {}", state.version, state.commits.len(), &state.tip[..12]);
+    println!(
+        "build/linux: Linux {} and {} commits, {}",
+        state.version,
+        state.commits.len(),
+        &state.tip[..12]
+    );
     Ok(())
 }
 
@@ -71,10 +78,14 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 pub fn ensure(ctx: &Ctx) -> Result<bool> {
     let mut state: State = state::load(ctx, "tree");
     fetch(ctx, &mut state)?;
+    ctx.ui.step("tree", "upstream and one commit per patch");
     let inputs = inputs(ctx)?;
     let git = git(ctx);
     if !on_branch(ctx) {
-        ctx.ui.note(&format!("build/linux is at {}: taken as it is", git.text(&["log", "-1", "--format=%h %s"])?));
+        ctx.ui.note(&format!(
+            "build/linux is at {}: taken as it is",
+            git.text(&["log", "-1", "--format=%h %s"])?
+        ));
         return Ok(false);
     }
     let head = git.resolve("HEAD").context("build/linux has no commit")?;
@@ -84,7 +95,6 @@ pub fn ensure(ctx: &Ctx) -> Result<bool> {
         }
         return Ok(true);
     }
-    ctx.ui.step("tree", "one commit per patch");
     keep_work(ctx, &git, &head, &state)?;
     let patches = patch::load(ctx)?;
     let upstream = git.resolve("upstream^{commit}").context("build/linux has no tag upstream")?;
@@ -106,6 +116,7 @@ fn fetch(ctx: &Ctx, state: &mut State) -> Result<()> {
     let named = upstream::named(ctx)?;
     let key = named.as_ref().map(Source::key).transpose()?;
     let there = ctx.linux().join(".git").exists() && !state.version.is_empty();
+    ctx.ui.step("source", if there { "Linux, pristine" } else { "Linux 7.3: download, unpack, commit" });
     if there && key.as_ref().is_none_or(|k| *k == state.source) {
         return Ok(());
     }
@@ -117,7 +128,6 @@ fn fetch(ctx: &Ctx, state: &mut State) -> Result<()> {
             _ => bail!("{} is in the way: it was not made by make tree", linux.display()),
         }
     }
-    ctx.ui.step("source", "Linux 7.3");
     let source = match named {
         Some(source) => source,
         None => match debian::source(ctx)? {

@@ -24,7 +24,10 @@ pub fn named(ctx: &Ctx) -> Result<Option<Source>> {
     let Some(path) = &ctx.kernel_src else { return Ok(None) };
     let path = path.canonicalize().with_context(|| format!("KERNEL_SRC={}", path.display()))?;
     let git = Git::new(&path);
-    let top = || git.text(&["rev-parse", "--git-dir"]).is_ok_and(|d| d == "." || d == ".git" || path.join(".git").exists());
+    let top = || {
+        git.text(&["rev-parse", "--git-dir"])
+            .is_ok_and(|d| d == "." || d == ".git" || path.join(".git").exists())
+    };
     let source = match &ctx.kernel_ref {
         _ if path.is_file() => Source::Tarball(path),
         Some(name) => {
@@ -63,7 +66,8 @@ fn file_key(path: &Path, stamp: &Path) -> Result<Hash> {
 /// `7.3.4` from the text of the top Makefile. An error for anything but 7.3.y.
 pub fn version(makefile: &str) -> Result<String> {
     let field = |key: &str| {
-        let line = makefile.lines().take(20).find_map(|l| l.strip_prefix(key)?.trim_start().strip_prefix('='));
+        let line =
+            makefile.lines().take(20).find_map(|l| l.strip_prefix(key)?.trim_start().strip_prefix('='));
         line.map(|v| v.trim().to_string()).unwrap_or_default()
     };
     let (major, minor) = (field("VERSION"), field("PATCHLEVEL"));
@@ -156,7 +160,8 @@ mod tests {
 
     #[test]
     fn knows_versions() {
-        let makefile = |v: &str| format!("# SPDX\nVERSION = 7\nPATCHLEVEL = {v}\nSUBLEVEL = 4\nEXTRAVERSION =\n");
+        let makefile =
+            |v: &str| format!("# SPDX\nVERSION = 7\nPATCHLEVEL = {v}\nSUBLEVEL = 4\nEXTRAVERSION =\n");
         assert_eq!(version(&makefile("3")).unwrap(), "7.3.4");
         assert!(version(&makefile("2")).unwrap_err().to_string().contains("Linux 7.2.4"));
         assert!(version("all:").is_err());

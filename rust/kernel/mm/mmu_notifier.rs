@@ -71,9 +71,7 @@ impl<'a> InvalidateRange<'a> {
     /// Whether `range` of `vma` is in the range.
     #[inline]
     pub fn covers(&self, vma: &VmaRef, range: &Range<usize>) -> bool {
-        vma.is_in(self.mm)
-            && self.range.start as usize <= range.start
-            && range.end <= self.range.end as usize
+        vma.is_in(self.mm) && self.range.start <= range.start && range.end <= self.range.end
     }
 }
 
