@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// Every one of these in a line of the kernel is a failed run, whatever the tests say.
 const COMPLAINTS: &str = concat!(
     r"Kernel panic|\bOops\b|\bBUG: |\bWARNING: |\bKASAN: |general protection fault|kernel BUG at",
-    r"|Unable to handle|panicked at|ODEBUG:|corruption|sleeping function called|scheduling while atomic",
+    r"|Unable to handle|panicked at|ODEBUG:|list_(add|del) corruption|corruption detected|sleeping function called|scheduling while atomic",
     r"|possible recursive locking|possible circular locking|inconsistent lock state|suspicious RCU usage",
     r"|lock held when returning|invalid wait context|bad unlock balance|\bINFO: (task|rcu|trying|possible)",
     r"|rcu.*\bstall|soft lockup|hard LOCKUP|Bad rss-counter|page still charged|Bad page (state|map|cache)",
@@ -21,6 +21,8 @@ const LAST: usize = 30;
 
 pub struct Console {
     complaint: Regex,
+    /// A complaint in the middle of a line of a test.
+    spliced: Regex,
     time: Regex,
     last: VecDeque<String>,
     /// Lines of complaints with what follows them.
@@ -48,6 +50,8 @@ impl Console {
     pub fn new() -> Self {
         Self {
             complaint: Regex::new(COMPLAINTS).expect("COMPLAINTS is a regular expression"),
+            spliced: Regex::new(&format!(r"\[ *\d+\.\d+\] .*(?:{COMPLAINTS})"))
+                .expect("a regular expression"),
             time: Regex::new(r"^\[ *\d+\.\d+\]").expect("a regular expression"),
             last: VecDeque::new(),
             complaints: Vec::new(),
@@ -69,10 +73,14 @@ impl Console {
         let kernel = self.time.is_match(line);
         // A test may say "WARNING:" itself, in its diagnostics.
         let said_by_test = ["#", "ok ", "not ok "].iter().any(|p| line.starts_with(p));
-        if !said_by_test && self.complaint.is_match(line) {
+        let complaint = match said_by_test {
+            true => self.spliced.is_match(line),
+            false => self.complaint.is_match(line),
+        };
+        if complaint {
             self.trace = TRACE;
         }
-        if self.trace > 0 && !said_by_test {
+        if self.trace > 0 && (complaint || !said_by_test) {
             self.trace -= 1;
             self.complaints.push(line.to_string());
         }
@@ -90,6 +98,8 @@ impl Console {
                 self.running = None;
                 self.ended.insert(name.into(), status.parse().unwrap_or(-1));
             }
+            (Some("tainted"), Some("0"), _) => {}
+            (Some("tainted"), ..) => self.complaints.push(format!("the kernel is {word}")),
             (Some("done"), ..) => self.done = true,
             _ => {}
         }
@@ -123,9 +133,9 @@ mod tests {
             "[   1.5] WARNING: possible circular locking dependency detected",
             "[   9.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
             "unreferenced object 0xffff (size 64):",
+            "userfault: tainted 512",
         ] {
-            let seen = watch(bad).complaints;
-            assert_eq!(!seen.is_empty(), !bad.starts_with("ok "), "{bad}");
+            assert!(!watch(bad).complaints.is_empty(), "{bad}");
         }
     }
 
@@ -134,7 +144,9 @@ mod tests {
         for good in [
             "[   0.0] kasan: KernelAddressSanitizer initialized (generic)",
             "[   0.0] DEBUG: x",
+            "[   9.0] Memory failure: 0x1: Sending SIGBUS to a:1 due to hardware memory corruption",
             "# WARNING: not the kernel's",
+            "userfault: tainted 0",
             "[   0.1] Lock dependency validator: Copyright (c) 2006 Red Hat, Inc., Ingo Molnar",
         ] {
             assert!(watch(good).complaints.is_empty(), "{good}");

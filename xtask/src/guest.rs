@@ -39,7 +39,7 @@ impl Guest<'_> {
         let machine = Machine { image: &image, initramfs: &initramfs, words, kvm, terminal: false };
         let path = ctx.log(&format!("console-{}-{kind}", self.name));
         let mut log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        let (silence, factor) = if ctx.debug() { (240, 3) } else { (60, 1) };
+        let (silence, factor) = if ctx.debug() { (480, 3) } else { (60, 1) };
         let limits = Limits {
             total: Duration::from_secs(self.minutes * 60 * factor),
             silence: Some(Duration::from_secs(silence)),

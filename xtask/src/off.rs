@@ -99,7 +99,7 @@ impl<'a> Builder<'a> {
         // number or the configuration.
         let mut off = kconfig::our_options(ctx)?;
         off.extend(
-            ["RUST", "IKCONFIG", "DEBUG_ATOMIC_SLEEP", "LOCKDEP", "PROVE_LOCKING"]
+            ["RUST", "RUST_INLINE_HELPERS", "IKCONFIG", "DEBUG_ATOMIC_SLEEP", "LOCKDEP", "PROVE_LOCKING"]
                 .map(|o| format!("CONFIG_{o}")),
         );
         let lines: String = off.iter().map(|o| format!("# {o} is not set\n")).collect();

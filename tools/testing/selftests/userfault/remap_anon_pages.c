@@ -307,7 +307,7 @@ static void run(const struct variant *variant, size_t size, size_t align)
 	unsigned long want_faults = variant->step ? size / variant->step : 0;
 	size_t page;
 
-	printf("%s: fill", variant->name);
+	printf("%s: fill\n", variant->name);
 	fflush(stdout);
 	alarm(VARIANT_SECONDS);
 
@@ -322,7 +322,7 @@ static void run(const struct variant *variant, size_t size, size_t align)
 	if (madvise(now.src.mem, size, MADV_NOHUGEPAGE) && errno != EINVAL)
 		fail("madvise(MADV_NOHUGEPAGE): %m");
 
-	printf(", move");
+	printf("%s: move\n", variant->name);
 	fflush(stdout);
 	if (!variant->step)
 		move_all();
@@ -335,14 +335,14 @@ static void run(const struct variant *variant, size_t size, size_t align)
 	if (now.faults != want_faults)
 		fail("%lu faults instead of %lu", now.faults, want_faults);
 
-	printf(", check the source");
+	printf("%s: check the source\n", variant->name);
 	fflush(stdout);
 	check_holes(&now.src);
 
 	unmap_area(&now.src);
 	unmap_area(&now.dst);
 	alarm(0);
-	printf(": %lu faults, ok\n", now.faults);
+	printf("%s: %lu faults, ok\n", variant->name, now.faults);
 	fflush(stdout);
 }
 
