@@ -14,4 +14,4 @@ $(foreach v,ARCH CONFIG KERNEL_SRC KERNEL_REF SIZE TESTS FORCE V,$(if $($(v)),,$
 
 .PHONY: $(TARGETS)
 $(TARGETS):
-	@. xtask/bootstrap.sh && exec "$$CARGO" run --quiet --manifest-path xtask/Cargo.toml -- $@
+	@. xtask/bootstrap.sh && exec "$$CARGO" run --quiet --locked --manifest-path xtask/Cargo.toml -- $@

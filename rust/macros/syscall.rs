@@ -438,4 +438,5 @@ fn cstr(name: &Ident, prefix: &str) -> Result<LitCStr> {
 }
 
 #[cfg(test)]
+#[path = "syscall/tests.rs"]
 mod tests;

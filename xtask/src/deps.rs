@@ -91,6 +91,17 @@ pub fn available(package: &str) -> bool {
         .is_ok_and(|said| said.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)")))
 }
 
+/// Sees to it that apt knows its packages: a fresh machine has no lists yet.
+pub fn refresh(ctx: &Ctx) -> Result<()> {
+    if which("apt-get").is_none() || available("rustc") {
+        return Ok(());
+    }
+    let root = rustix::process::geteuid().is_root();
+    let line = if root { vec!["apt-get", "update"] } else { vec!["sudo", "-E", "apt-get", "update"] };
+    let hint = "is the network there, and are apt's sources right?";
+    Job { ctx, name: "apt-update", what: duct::cmd(line[0], &line[1..]), limit: 5 * MINUTE, hint }.run()
+}
+
 /// Installs packages. Asks first where a person sits at the terminal.
 pub fn install(ctx: &Ctx, packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
@@ -119,13 +130,15 @@ pub fn install(ctx: &Ctx, packages: &[&str]) -> Result<()> {
         duct::cmd(line[0], &line[1..])
     };
     let hint = "look at the log; is the network there, and are apt's sources right?";
-    let unknown = packages.iter().any(|p| !available(p));
-    if unknown {
-        Job { ctx, name: "apt-update", what: apt(&["update"]), limit: 5 * MINUTE, hint }.run()?;
-    }
+    let update = || Job { ctx, name: "apt-update", what: apt(&["update"]), limit: 5 * MINUTE, hint }.run();
     let mut args = vec!["install", "--yes", "--no-install-recommends"];
     args.extend(packages);
-    Job { ctx, name: "apt-install", what: apt(&args), limit: 30 * MINUTE, hint }
-        .run()
-        .with_context(|| format!("cannot install {list}"))
+    let install = || Job { ctx, name: "apt-install", what: apt(&args), limit: 30 * MINUTE, hint }.run();
+    // Lists that are missing or old: get new ones, and try once more.
+    let known = packages.iter().all(|p| available(p));
+    if !known || install().is_err() {
+        update()?;
+        install().with_context(|| format!("cannot install {list}"))?;
+    }
+    Ok(())
 }

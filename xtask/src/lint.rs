@@ -36,6 +36,7 @@ fn ready(ctx: &Ctx) -> Result<()> {
         Ok(!kernel || !runs("fmt") || !runs("clippy"))
     };
     if missing()? {
+        deps::refresh(ctx)?;
         deps::install(ctx, &toolchain::linters())?;
     }
     if missing()? {

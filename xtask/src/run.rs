@@ -167,3 +167,24 @@ pub fn output(program: &str, args: &[&str]) -> Result<String> {
         .read()
         .with_context(|| format!("cannot run {program}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end_of(script: &str, total: u64, silence: Option<u64>, stop_at: &str) -> End {
+        let limits =
+            Limits { total: Duration::from_millis(total), silence: silence.map(Duration::from_millis) };
+        let seen =
+            |line: &str| if line == stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        stream(&duct::cmd!("sh", "-c", script), &limits, seen).expect("sh runs")
+    }
+
+    #[test]
+    fn nothing_waits_for_ever() {
+        assert!(matches!(end_of("echo a; exec sleep 60", 60_000, Some(200), ""), End::Silent));
+        assert!(matches!(end_of("exec sleep 60", 200, None, ""), End::Late));
+        assert!(matches!(end_of("echo a; exec sleep 60", 60_000, None, "a"), End::Stopped));
+        assert!(matches!(end_of("echo a; exit 3", 60_000, None, ""), End::Exit(s) if s.code() == Some(3)));
+    }
+}

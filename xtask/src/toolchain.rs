@@ -83,6 +83,7 @@ fn unfit(rustc: &Path) -> Option<String> {
 
 fn install_rustc(ctx: &Ctx, why: &str) -> Result<()> {
     ctx.ui.note(why);
+    deps::refresh(ctx)?;
     let compiler = match deps::available("rustc-web") {
         true => ["rustc-web", "rust-web-src"],
         false => ["rustc", "rust-src"],
@@ -123,6 +124,7 @@ fn libclang(llvm: &str) -> PathBuf {
 }
 
 fn install_llvm(ctx: &Ctx, rustc: &Path) -> Result<()> {
+    deps::refresh(ctx)?;
     let numbers = llvm_of(rustc).into_iter().chain((17..40).rev());
     let Some(n) = numbers.into_iter().find(|n| deps::available(&format!("libclang-{n}-dev"))) else {
         bail!("install clang, lld and llvm 17 or newer, of rustc's own LLVM version if there is a choice");
