@@ -142,11 +142,14 @@ impl<'a> Rules<'a> {
     fn round_trip(&self) -> Result<()> {
         let git = tree::git(self.ctx);
         let state: State = state::load(self.ctx, "tree");
-        let written = Branch::new(self.ctx, git.clone())?.patches(&state.tip)?;
+        let branch = Branch::new(self.ctx, git.clone())?;
+        let written = branch.patches(&state.tip)?;
         let patches =
             written.into_iter().map(|w| patch::parse(w.bytes, w.name)).collect::<Result<Vec<_>>>()?;
         let upstream = git.resolve("upstream^{commit}").context("build/linux has no tag upstream")?;
+        let (_, entries) = branch.maintainers(&state.tip, "upstream")?;
         let tip = Builder::new(self.ctx, &git, &upstream, &state.version)?
+            .of_export(branch.ours(&state.tip)?, entries)
             .commits(&patches, &mut BTreeMap::new())?;
         let tree = |commit: &str| git.resolve(&format!("{commit}^{{tree}}"));
         if tree(&tip) != tree(&state.tip) {

@@ -3,12 +3,13 @@
 //! Makes one commit per patch, in git's object store alone: no file of the work tree is touched.
 //! The same input gives the same commits on every machine.
 
+use crate::branch::Files;
 use crate::ctx::Ctx;
 use crate::git::Git;
 use crate::maintainers;
 use crate::overlay::{self, MAINTAINERS};
 use crate::patch::{Patch, NEW_FILE};
-use crate::util::{read_text, Hash};
+use crate::util::Hash;
 use anyhow::{bail, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +20,7 @@ pub const DATE: &str = "2026-01-01T00:00:00 +0000";
 
 /// One of our files as git knows it.
 struct Blob {
-    mode: &'static str,
+    mode: String,
     id: String,
 }
 
@@ -29,6 +30,8 @@ pub struct Builder<'a> {
     version: &'a str,
     upstream: &'a str,
     blobs: BTreeMap<String, Blob>,
+    /// Our entries of MAINTAINERS.
+    entries: String,
 }
 
 impl<'a> Builder<'a> {
@@ -40,9 +43,16 @@ impl<'a> Builder<'a> {
         let blobs = files
             .into_iter()
             .zip(ids.lines())
-            .map(|((path, file), id)| (path, Blob { mode: file.mode, id: id.into() }))
+            .map(|((path, file), id)| (path, Blob { mode: file.mode.into(), id: id.into() }))
             .collect();
-        Ok(Self { ctx, git: git.clone(), version, upstream, blobs })
+        let entries = std::fs::read_to_string(ctx.root.join(MAINTAINERS)).unwrap_or_default();
+        Ok(Self { ctx, git: git.clone(), version, upstream, blobs, entries })
+    }
+
+    /// The same with the files that an export of the branch would write.
+    pub fn of_export(self, files: Files, entries: String) -> Self {
+        let blobs = files.into_iter().map(|(path, (mode, id))| (path, Blob { mode, id })).collect();
+        Self { blobs, entries, ..self }
     }
 
     /// Commits the whole series; `known` holds the commits of the last time by what went into them.
@@ -53,7 +63,7 @@ impl<'a> Builder<'a> {
         let (mut tip, mut loaded) = (self.upstream.to_string(), false);
         let mut used = BTreeMap::new();
         for (patch, files) in patches.iter().zip(&homes) {
-            let key = self.key(&tip, patch, files)?;
+            let key = self.key(&tip, patch, files);
             let commit =
                 match known.get(&key).filter(|c| self.git.resolve(&format!("{c}^{{commit}}")).is_some()) {
                     Some(commit) if !loaded => commit.clone(),
@@ -128,15 +138,15 @@ impl<'a> Builder<'a> {
     }
 
     /// All that goes into a commit.
-    fn key(&self, parent: &str, patch: &Patch, files: &BTreeSet<String>) -> Result<String> {
+    fn key(&self, parent: &str, patch: &Patch, files: &BTreeSet<String>) -> String {
         let mut hash = Hash::new().add(parent).add(&patch.bytes);
         for path in files {
             hash = match self.blobs.get(path) {
-                Some(blob) => hash.add(path).add(blob.mode).add(&blob.id),
-                None => hash.add(read_text(&self.ctx.root.join(MAINTAINERS))?),
+                Some(blob) => hash.add(path).add(&blob.mode).add(&blob.id),
+                None => hash.add(&self.entries),
             };
         }
-        Ok(hash.hex())
+        hash.hex()
     }
 
     /// Applies one patch to the index, adds its files, and commits.
@@ -158,8 +168,7 @@ impl<'a> Builder<'a> {
                 Some(blob) => list.push_str(&format!("{} {}\t{path}\n", blob.mode, blob.id)),
                 None => {
                     let theirs = git.bytes(&["cat-file", "blob", &format!(":{MAINTAINERS}")], b"")?;
-                    let ours = read_text(&self.ctx.root.join(MAINTAINERS))?;
-                    let merged = maintainers::merge(&String::from_utf8_lossy(&theirs), &ours);
+                    let merged = maintainers::merge(&String::from_utf8_lossy(&theirs), &self.entries);
                     let id = git.text_with(&["hash-object", "-w", "--stdin"], merged.as_bytes())?;
                     list.push_str(&format!("100644 {id}\t{path}\n"));
                 }
