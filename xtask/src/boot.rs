@@ -4,7 +4,7 @@
 
 use crate::console::Line;
 use crate::ctx::Ctx;
-use crate::guest::Guest;
+use crate::guest::{Clock, Guest};
 use crate::{kernel, programs};
 use anyhow::{bail, Result};
 
@@ -26,10 +26,12 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 pub fn test_program(ctx: &Ctx, mut show: impl FnMut(Line)) -> Result<()> {
     let program = programs::test_program(ctx)?;
     let guest = Guest {
-        run: "boot",
+        objects: &ctx.objects(),
         name: "boot",
         programs: &[program],
-        words: format!("userfault.size={}", ctx.size),
+        command: vec!["remap_anon_pages".into(), ctx.size.to_string()],
+        words: "",
+        clock: Clock::Time,
         minutes: 20,
     };
     let (mut good, mut over) = (false, false);

@@ -5,7 +5,7 @@
 use crate::boot;
 use crate::console::Line;
 use crate::ctx::Ctx;
-use crate::guest::Guest;
+use crate::guest::{Clock, Guest};
 use crate::rules::{self, Rules};
 use crate::run::{Job, MINUTE};
 use crate::tap::{State, Tap};
@@ -113,11 +113,17 @@ fn host(ctx: &Ctx, report: &mut Report) {
 /// The tests in the guest.
 fn tests(ctx: &Ctx, tap: &mut Tap) -> Result<()> {
     let program = programs::tests(ctx)?;
-    let words = match ctx.tests.is_empty() {
-        true => String::new(),
-        false => format!("userfault.tests={}", ctx.tests.join(",")),
+    let mut command = vec!["userfault-tests".to_string()];
+    command.extend(ctx.tests.iter().cloned());
+    let guest = Guest {
+        objects: &ctx.objects(),
+        name: "check",
+        programs: &[program],
+        command,
+        words: "",
+        clock: Clock::Time,
+        minutes: 30,
     };
-    let guest = Guest { run: "check", name: "check", programs: &[program], words, minutes: 30 };
     let console = guest.boot(ctx, |line| {
         if let Line::Program(text) = line {
             if tap.line(text) || text.starts_with('#') {

@@ -5,23 +5,36 @@
 use crate::console::{Console, Line};
 use crate::ctx::Ctx;
 use crate::initramfs;
-use crate::qemu::{kvm_works, Machine};
+use crate::qemu::{kvm_works, Accel, Machine};
 use crate::run::{stream, End, Limits};
 use anyhow::{bail, Context, Result};
 use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// What the guest's clock counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    Time,
+    /// A nanosecond for each instruction, so that every run says the same.
+    Instructions,
+}
 
 /// What to run in the guest.
 pub struct Guest<'a> {
-    /// `boot` or `check`: what init is told.
-    pub run: &'a str,
+    /// The folder of the kernel to boot.
+    pub objects: &'a Path,
     /// Names the logs.
     pub name: &'a str,
+    /// What goes into /bin.
     pub programs: &'a [PathBuf],
-    pub words: String,
+    /// One of them, and its arguments, none with a space or a comma in it.
+    pub command: Vec<String>,
+    /// Added to the kernel's command line.
+    pub words: &'a str,
+    pub clock: Clock,
     /// For the plain kernel; a debug kernel gets three times as long.
     pub minutes: u64,
 }
@@ -30,14 +43,18 @@ impl Guest<'_> {
     /// Boots, gives every line to `line`, and returns the console where the guest came to its end
     /// without a complaint of the kernel.
     pub fn boot(&self, ctx: &Ctx, mut line: impl FnMut(Line)) -> Result<Console> {
-        let initramfs = initramfs::pack(ctx, self.name, self.programs)?;
-        let image = ctx.image();
-        let kvm = kvm_works(ctx, &image, &initramfs);
-        let kind = if ctx.debug() { "debug" } else { "plain" };
-        ctx.ui.step("boot", &format!("{kind} kernel in QEMU, {}", if kvm { "KVM" } else { "TCG" }));
-        let words = format!("userfault.run={} {}", self.run, self.words);
-        let machine = Machine { image: &image, initramfs: &initramfs, words, kvm, terminal: false };
-        let path = ctx.log(&format!("console-{}-{kind}", self.name));
+        let initramfs = initramfs::pack(self.objects, self.name, self.programs)?;
+        let image = self.objects.join(ctx.arch.image());
+        let accel = match self.clock {
+            Clock::Time if kvm_works(ctx, &image, &initramfs) => Accel::Kvm,
+            Clock::Time => Accel::Tcg,
+            Clock::Instructions => Accel::Icount,
+        };
+        let kernel = self.objects.file_name().unwrap_or_default().to_string_lossy();
+        ctx.ui.step("boot", &format!("{} ({kernel}), {}", self.name, accel.name()));
+        let words = format!("userfault.run={} {}", self.command.join(","), self.words);
+        let machine = Machine { image: &image, initramfs: &initramfs, words, accel, terminal: false };
+        let path = ctx.log(&format!("console-{}-{kernel}", self.name));
         let mut log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let (silence, factor) = if ctx.debug() { (480, 3) } else { (60, 1) };
         let limits = Limits {

@@ -2,7 +2,6 @@
 
 //! The guest's file system: busybox, our init, and the programs to run. Nothing of the host.
 
-use crate::ctx::Ctx;
 use crate::util::{which, write_if_changed};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -10,8 +9,8 @@ use std::path::{Path, PathBuf};
 const INIT: &str = include_str!("../guest/init");
 
 /// Packs `programs` into /bin of the guest, with the kernel's own gen_init_cpio.
-pub fn pack(ctx: &Ctx, name: &str, programs: &[PathBuf]) -> Result<PathBuf> {
-    let dir = ctx.objects().join("guest");
+pub fn pack(objects: &Path, name: &str, programs: &[PathBuf]) -> Result<PathBuf> {
+    let dir = objects.join("guest");
     let init = dir.join("init");
     write_if_changed(&init, INIT.as_bytes())?;
     let busybox = which("busybox").context("busybox is missing")?;
@@ -32,7 +31,7 @@ pub fn pack(ctx: &Ctx, name: &str, programs: &[PathBuf]) -> Result<PathBuf> {
     }
     let (list_file, out) = (dir.join(format!("{name}.list")), dir.join(format!("{name}.cpio")));
     std::fs::write(&list_file, list)?;
-    duct::cmd!(ctx.objects().join("usr/gen_init_cpio"), "-t", "0", &list_file)
+    duct::cmd!(objects.join("usr/gen_init_cpio"), "-t", "0", &list_file)
         .stdout_path(&out)
         .run()
         .context("cannot pack the guest's initramfs")?;

@@ -9,13 +9,48 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    Kvm,
+    Tcg,
+    /// TCG with a clock that counts instructions: one processor at a time, a nanosecond for each.
+    Icount,
+}
+
+impl Accel {
+    pub fn name(self) -> &'static str {
+        match self {
+            Accel::Kvm => "KVM",
+            Accel::Tcg => "TCG",
+            Accel::Icount => "TCG counting instructions",
+        }
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        // Five levels of page tables cost TCG time and show nothing.
+        match self {
+            Accel::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            Accel::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"],
+            Accel::Icount => &[
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,align=off,sleep=off",
+                "-cpu",
+                "max,la57=off",
+            ],
+        }
+    }
+}
+
 /// What to boot.
 pub struct Machine<'a> {
     pub image: &'a Path,
     pub initramfs: &'a Path,
     /// Added to the kernel's command line.
     pub words: String,
-    pub kvm: bool,
+    pub accel: Accel,
     /// The serial line is the terminal, for a person.
     pub terminal: bool,
 }
@@ -40,12 +75,7 @@ impl Machine<'_> {
         .map(String::from)
         .to_vec();
         args.push(append);
-        let accel = match self.kvm {
-            true => ["-accel", "kvm", "-cpu", "host"],
-            // Five levels of page tables cost TCG time and show nothing.
-            false => ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"],
-        };
-        args.extend(accel.map(String::from));
+        args.extend(self.accel.arguments().iter().map(|a| a.to_string()));
         for (option, path) in [("-kernel", self.image), ("-initrd", self.initramfs)] {
             args.extend([option.to_string(), path.display().to_string()]);
         }
@@ -62,8 +92,8 @@ pub fn kvm_works(ctx: &Ctx, image: &Path, initramfs: &Path) -> bool {
     if !able || !open {
         return false;
     }
-    let machine =
-        Machine { image, initramfs, words: "userfault.run=probe".into(), kvm: true, terminal: false };
+    let words = "userfault.run=probe".into();
+    let machine = Machine { image, initramfs, words, accel: Accel::Kvm, terminal: false };
     let limits = Limits { total: Duration::from_secs(30), silence: None };
     let mut done = false;
     let end = stream(&machine.command(ctx).stdin_null(), &limits, |line| {

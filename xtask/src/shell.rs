@@ -3,7 +3,7 @@
 //! `make shell`: a prompt in the booted kernel.
 
 use crate::ctx::Ctx;
-use crate::qemu::{kvm_works, Machine};
+use crate::qemu::{kvm_works, Accel, Machine};
 use crate::{initramfs, kernel, programs, tree};
 use anyhow::{Context, Result};
 
@@ -17,14 +17,14 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         true => programs.into_iter().collect::<Result<Vec<_>>>()?,
         false => programs.into_iter().filter_map(Result::ok).collect(),
     };
-    let initramfs = initramfs::pack(ctx, "shell", &programs)?;
+    let initramfs = initramfs::pack(&ctx.objects(), "shell", &programs)?;
     let image = ctx.image();
     ctx.ui.step("shell", "leave with exit, or ctrl-a x");
     let machine = Machine {
         image: &image,
         initramfs: &initramfs,
         words: "quiet userfault.run=shell".into(),
-        kvm: kvm_works(ctx, &image, &initramfs),
+        accel: if kvm_works(ctx, &image, &initramfs) { Accel::Kvm } else { Accel::Tcg },
         terminal: true,
     };
     machine.command(ctx).unchecked().run().context("cannot run QEMU")?;
