@@ -32,7 +32,7 @@
 //! store to the source gets to the page after the call has returned.
 
 use kernel::{
-    bindings, current,
+    current,
     mm::{
         folio::{
             Folio,
@@ -42,8 +42,7 @@ use kernel::{
         pgtable::{
             Entry,
             HugeKind,
-            Pmd,
-            PteKind, //
+            Pmd, //
         },
         pte_pair::{
             EntryPair,
@@ -53,7 +52,6 @@ use kernel::{
         virt::VmaRef,
         MmWithUser, //
     },
-    page::PAGE_MASK,
     prelude::*,
     sched::{
         cond_resched,
@@ -66,13 +64,11 @@ use kernel::{
     },
 };
 
+use crate::request::{
+    Action,
+    Request, //
+};
 use core::ops::Range;
-
-/// Holes in the source count as moved.
-const ALLOW_SRC_HOLES: usize = bindings::RAP_ALLOW_SRC_HOLES as usize;
-
-/// What one call moves for a 32-bit program, to which 2 GiB and more would look like an error.
-const COMPAT_MAX: usize = i32::MAX as usize & PAGE_MASK;
 
 /// How often a folio that others hold references to is tried to be split, and how long to leave
 /// them to let go of it in between.
@@ -84,7 +80,11 @@ const SPLIT_PAUSE: Delta = Delta::from_millis(1);
 /// Returns the bytes moved, which are fewer than `len` where an error stopped the call on its way,
 /// or that error where nothing moved. May sleep.
 pub(crate) fn remap_anon_pages(dst: usize, src: usize, len: usize, flags: usize) -> Result<usize> {
-    let mut call = Remap::new(dst, src, len, flags)?;
+    let mut call = Remap {
+        request: Request::new(dst, src, len, flags, in_compat_syscall())?,
+        moved: 0,
+        splits: 0,
+    };
     let result = call.run(current!().mm().ok_or(EINVAL)?);
 
     match call.moved {
@@ -95,12 +95,9 @@ pub(crate) fn remap_anon_pages(dst: usize, src: usize, len: usize, flags: usize)
 
 /// A call on its way.
 struct Remap {
-    dst: Range<usize>,
-    src: Range<usize>,
-    allow_holes: bool,
-    /// How much of the source is moved, in bytes, and how much is to be.
+    request: Request,
+    /// How much is moved, in bytes.
     moved: usize,
-    limit: usize,
     /// How often a split failed at this place.
     splits: u32,
 }
@@ -130,38 +127,16 @@ enum Step {
 }
 
 impl Remap {
-    /// Checks what can be checked without looking at the address space.
-    fn new(dst: usize, src: usize, len: usize, flags: usize) -> Result<Self> {
-        if (src | dst | len) & !PAGE_MASK != 0 {
-            return Err(EINVAL);
-        }
-        if flags & !ALLOW_SRC_HOLES != 0 || len == 0 {
-            return Err(EINVAL);
-        }
-        Ok(Self {
-            dst: dst..dst.checked_add(len).ok_or(EINVAL)?,
-            src: src..src.checked_add(len).ok_or(EINVAL)?,
-            allow_holes: flags & ALLOW_SRC_HOLES != 0,
-            moved: 0,
-            limit: if in_compat_syscall() {
-                len.min(COMPAT_MAX)
-            } else {
-                len
-            },
-            splits: 0,
-        })
-    }
-
     /// What is left to move of the destination.
     #[inline]
     fn dst(&self) -> Range<usize> {
-        self.dst.start + self.moved..self.dst.start + self.limit
+        self.request.dst(self.moved)
     }
 
     /// What is left to move of the source.
     #[inline]
     fn src(&self) -> Range<usize> {
-        self.src.start + self.moved..self.src.start + self.limit
+        self.request.src(self.moved)
     }
 
     /// Moves everything, or as much as can be moved until the error that is returned.
@@ -203,8 +178,8 @@ impl Remap {
     /// Checks that what is left lies in vmas between which pages may move.
     fn check_vmas(&self, dst: &VmaRef, src: &VmaRef) -> Result {
         for (vma, left) in [
-            (src, self.src().start..self.src.end),
-            (dst, self.dst().start..self.dst.end),
+            (src, self.src().start..self.request.whole_src().end),
+            (dst, self.dst().start..self.request.whole_dst().end),
         ] {
             if !vma.contains(&left) || !vma.is_private_anonymous() || vma.is_droppable() {
                 return Err(EINVAL);
@@ -233,7 +208,7 @@ impl Remap {
                 Step::Continue => {}
                 wait => return Ok(wait),
             }
-            if self.moved == self.limit {
+            if self.moved == self.request.limit() {
                 return Ok(Step::Continue);
             }
             if current!().fatal_signal_pending() {
@@ -298,8 +273,8 @@ impl Remap {
 
     /// Goes over `len` bytes for which neither side holds anything.
     fn skip_hole(&mut self, len: usize) -> Result {
-        if !self.allow_holes {
-            return Err(ENOENT);
+        if let Action::Fail(e) = self.request.hole() {
+            return Err(e);
         }
         self.moved += len;
         Ok(())
@@ -348,36 +323,19 @@ impl Remap {
             let Some(entry) = pair.current() else {
                 return Stop::End;
             };
-            // Strict: whatever the destination holds would be lost.
-            if !entry.dst().is_none() {
-                return Stop::Error(EEXIST);
-            }
-            let kind = match self.was_dst(src_address) {
-                true => PteKind::None,
-                false => entry.src().kind(),
-            };
-            match kind {
-                PteKind::None if self.allow_holes => entry.skip(),
-                PteKind::None => return Stop::Error(ENOENT),
-                PteKind::ZeroPage => entry.move_zero_page(),
-                PteKind::Present => {
+            let (dst_is_none, src) = (entry.dst().is_none(), entry.src().kind());
+            match self.request.action(src_address, dst_is_none, src) {
+                Action::Skip => entry.skip(),
+                Action::MoveZeroPage => entry.move_zero_page(),
+                Action::MovePage => {
                     if let Err(stop) = move_page(entry) {
                         return stop;
                     }
                 }
-                PteKind::Migration => return Stop::Migrating,
-                PteKind::Swap => return Stop::Error(EBUSY),
-                PteKind::Other => return Stop::Error(EFAULT),
+                Action::Wait => return Stop::Migrating,
+                Action::Fail(e) => return Stop::Error(e),
             }
         }
-    }
-
-    /// Whether this call has put something, or left a hole, at `address` before it got there as a
-    /// source: the ranges overlap. It was a hole, and is to be one when its turn comes.
-    #[inline]
-    fn was_dst(&self, address: usize) -> bool {
-        let dst = self.dst.start..self.dst.start + (address - self.src.start);
-        dst.contains(&address)
     }
 
     /// Splits a folio, so that its pages can move one by one.

@@ -20,6 +20,9 @@ mod madvise;
 #[cfg(CONFIG_REMAP_ANON_PAGES)]
 #[deny(unsafe_code)]
 mod remap_anon_pages;
+#[cfg(CONFIG_REMAP_ANON_PAGES)]
+#[deny(unsafe_code)]
+mod request;
 
 #[allow(unused_imports)]
 use kernel::{

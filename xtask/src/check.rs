@@ -77,9 +77,9 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     report.add(ctx, "the kernel builds", built);
     if good {
         report.add(ctx, "the test program", boot::test_program(ctx, |_| ()));
-        let mut tap = Tap::default();
-        let run = tests(ctx, &mut tap);
-        for outcome in &tap.outcomes {
+        let (mut tap, mut kunit) = (Tap::default(), Tap::default());
+        let run = tests(ctx, &mut tap, &mut kunit);
+        for outcome in kunit.outcomes.iter().chain(&tap.outcomes) {
             match outcome.state {
                 State::Passed => report.passed += 1,
                 State::Failed => report.failed.push(outcome.name.clone()),
@@ -110,8 +110,8 @@ fn host(ctx: &Ctx, report: &mut Report) {
     }
 }
 
-/// The tests in the guest.
-fn tests(ctx: &Ctx, tap: &mut Tap) -> Result<()> {
+/// The tests in the guest, the kernel's own first.
+fn tests(ctx: &Ctx, tap: &mut Tap, kunit: &mut Tap) -> Result<()> {
     let program = programs::tests(ctx)?;
     let mut command = vec!["userfault-tests".to_string()];
     command.extend(ctx.tests.iter().cloned());
@@ -120,19 +120,20 @@ fn tests(ctx: &Ctx, tap: &mut Tap) -> Result<()> {
         name: "check",
         programs: &[program],
         command,
-        words: "",
+        words: "kunit.autorun=1 kunit.filter_glob=rust_userfault*",
         clock: Clock::Time,
         minutes: 30,
     };
-    let console = guest.boot(ctx, |line| {
-        if let Line::Program(text) = line {
-            if tap.line(text) || text.starts_with('#') {
-                ctx.ui.note(text);
-            }
-        }
+    let console = guest.boot(ctx, |line| match line {
+        Line::Program(text) if tap.line(text) || text.starts_with('#') => ctx.ui.note(text),
+        Line::Kernel(text) if kunit.kernel_line(text) => ctx.ui.note(text),
+        _ => {}
     })?;
     if let Some(complaint) = tap.complaint() {
         bail!("{complaint}\n{}", console.tail());
+    }
+    if let Some(complaint) = kunit.complaint() {
+        bail!("KUnit: {complaint}");
     }
     match console.ended.get("userfault-tests") {
         Some(0) => Ok(()),

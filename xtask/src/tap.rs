@@ -27,7 +27,8 @@ impl Tap {
     /// Takes a line; true where it was a test's result.
     pub fn line(&mut self, line: &str) -> bool {
         if let Some(count) = line.strip_prefix("1..") {
-            self.planned = count.split_whitespace().next().and_then(|n| n.parse().ok()).or(self.planned);
+            let count = count.split_whitespace().next().and_then(|n| n.parse().ok());
+            self.planned = count.map(|n: usize| n + self.planned.unwrap_or(0)).or(self.planned);
         }
         if let Some(why) = line.strip_prefix("Bail out!") {
             self.bail = Some(why.trim().to_string());
@@ -46,6 +47,12 @@ impl Tap {
         };
         self.outcomes.push(Outcome { name: name.trim().into(), state });
         true
+    }
+
+    /// Takes a line that the kernel printed of its own tests, KUnit's, whose suites are indented.
+    pub fn kernel_line(&mut self, line: &str) -> bool {
+        let text = line.strip_prefix('[').and_then(|l| Some(l.split_once("] ")?.1.strip_prefix("    ")?));
+        text.is_some_and(|text| self.line(text))
     }
 
     /// What is wrong with the report as a whole.
@@ -81,6 +88,27 @@ mod tests {
         let states: Vec<_> = tap.outcomes.iter().map(|o| o.state).collect();
         assert_eq!(states, [State::Passed, State::Failed, State::Skipped]);
         assert_eq!(tap.outcomes[0].name, "A1 sigbus");
+        assert_eq!(tap.complaint(), None);
+    }
+
+    #[test]
+    fn reads_the_kernel_s_own() {
+        let mut tap = Tap::default();
+        for line in [
+            "[    0.511] KTAP version 1",
+            "[    0.511] 1..1",
+            "[    0.512]     KTAP version 1",
+            "[    0.512]     # Subtest: rust_userfault",
+            "[    0.512]     1..2",
+            "[    0.513]     ok 1 a19_misaligned",
+            "[    0.514] something else",
+            "[    0.515]     not ok 2 a18_flags",
+            "[    0.516] ok 1 rust_userfault",
+        ] {
+            tap.kernel_line(line);
+        }
+        let states: Vec<_> = tap.outcomes.iter().map(|o| (o.name.as_str(), o.state)).collect();
+        assert_eq!(states, [("a19_misaligned", State::Passed), ("a18_flags", State::Failed)]);
         assert_eq!(tap.complaint(), None);
     }
 
