@@ -5,12 +5,12 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
-export ARCH CONFIG KERNEL_SRC KERNEL_REF SIZE TESTS FORCE V
+export ARCH CONFIG KERNEL_SRC KERNEL_REF SIZE TESTS AGAINST FORCE V
 
-TARGETS := boot check tree kernel shell export headers lint off deps help
+TARGETS := boot check bench tree kernel shell export headers lint off deps help
 
 # A variable that is not given takes the default that xtask has for it.
-$(foreach v,ARCH CONFIG KERNEL_SRC KERNEL_REF SIZE TESTS FORCE V,$(if $($(v)),,$(eval unexport $(v))))
+$(foreach v,ARCH CONFIG KERNEL_SRC KERNEL_REF SIZE TESTS AGAINST FORCE V,$(if $($(v)),,$(eval unexport $(v))))
 
 .PHONY: $(TARGETS)
 $(TARGETS):

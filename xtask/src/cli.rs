@@ -40,6 +40,10 @@ pub struct Cli {
     #[arg(long, env = "FORCE", default_value_t = 0, global = true)]
     pub force: u8,
 
+    /// An earlier build/bench.json, to compare with
+    #[arg(long, env = "AGAINST", global = true)]
+    pub against: Option<PathBuf>,
+
     /// Names of tests in the guest; all where none is given.
     #[arg(long, env = "TESTS", value_delimiter = ' ', global = true)]
     pub tests: Vec<String>,
@@ -52,6 +56,8 @@ pub enum Command {
     Boot,
     /// Run all tests; ends with a line "N passed, N failed"
     Check,
+    /// Measure what a page costs, ours beside mainline's, in instructions
+    Bench,
     /// Make build/linux: upstream plus one commit per patch
     Tree,
     /// Build the kernel (and the tree, where something changed)

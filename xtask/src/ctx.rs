@@ -20,6 +20,7 @@ pub struct Ctx {
     pub kernel_ref: Option<String>,
     pub size: u32,
     pub force: bool,
+    pub against: Option<PathBuf>,
     pub tests: Vec<String>,
     pub ui: Ui,
 }
@@ -46,6 +47,7 @@ impl Ctx {
             kernel_ref: cli.kernel_ref.clone().filter(|r| !r.is_empty()),
             size: cli.size,
             force: cli.force != 0,
+            against: given(&cli.against),
             tests: cli.tests.iter().filter(|t| !t.is_empty()).cloned().collect(),
             ui: Ui::new(cli.verbosity > 0),
         };

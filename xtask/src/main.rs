@@ -6,6 +6,7 @@
 //! patches and files onto it as a git branch, builds the result, boots it in QEMU and runs the
 //! tests in it. Each command has a file of its own; this one only picks.
 
+mod bench;
 mod boot;
 mod branch;
 mod check;
@@ -28,6 +29,7 @@ mod maintainers;
 mod off;
 mod overlay;
 mod patch;
+mod plot;
 mod programs;
 mod qemu;
 mod rules;
@@ -61,6 +63,7 @@ fn main() -> std::process::ExitCode {
         Command::Boot => boot::run(&ctx),
         Command::Shell => shell::run(&ctx),
         Command::Check => check::run(&ctx),
+        Command::Bench => bench::run(&ctx),
         Command::Lint => lint::run(&ctx),
         Command::Off => off::run(&ctx),
     };

@@ -58,7 +58,12 @@ pub struct Machine<'a> {
 impl Machine<'_> {
     pub fn command(&self, ctx: &Ctx) -> duct::Expression {
         let Arch::X86_64 = ctx.arch;
-        let append = format!("console=ttyS0,115200 panic=-1 oops=panic {}", self.words);
+        let mut append = format!("console=ttyS0,115200 panic=-1 oops=panic {}", self.words);
+        if self.accel == Accel::Icount {
+            // The kernel does not trust this clock of several processors by itself, and jiffies are
+            // too coarse. QEMU's is one clock.
+            append.push_str(" tsc=reliable");
+        }
         // Without ACPI the kernel learns of processors from the BIOS's table, which has one per socket.
         let mut args: Vec<String> = [
             "-no-user-config",

@@ -5,6 +5,7 @@
 //! Each test runs in a child of its own with a time limit.  The results go to standard output in
 //! the Test Anything Protocol.  A kernel without the calls fails the tests: none is skipped for it.
 
+mod bench;
 mod cgroup;
 mod content;
 mod fail;
@@ -66,6 +67,12 @@ fn command() -> Command {
                 .help("Print the names of the tests and run none"),
         )
         .arg(
+            Arg::new("bench")
+                .long("bench")
+                .action(ArgAction::SetTrue)
+                .help("Measure instead of testing; \"make bench\" makes a table of it"),
+        )
+        .arg(
             Arg::new("timeout")
                 .long("timeout")
                 .value_name("SECONDS")
@@ -86,6 +93,15 @@ fn main() -> ExitCode {
     let args = command().get_matches();
     if args.get_flag(madvise_lifetime::PROBE_FLAGS) {
         return madvise_lifetime::probe_flags();
+    }
+    if args.get_flag("bench") {
+        return match bench::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("userfault-tests: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
     }
 
     let texts = |name| -> Vec<String> {

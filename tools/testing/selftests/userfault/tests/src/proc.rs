@@ -61,6 +61,14 @@ pub fn entries(span: Span) -> anyhow::Result<Vec<Entry>> {
         .collect())
 }
 
+/// The frames of all pages of a range.
+pub fn frames(span: Span) -> anyhow::Result<Vec<u64>> {
+    entries(span)?
+        .into_iter()
+        .map(|entry| entry.pfn())
+        .collect()
+}
+
 /// The entry of the first page of a range.
 pub fn entry(span: Span) -> anyhow::Result<Entry> {
     Ok(entries(span.page(0))?[0])

@@ -3,22 +3,13 @@
 //! The page at its new place: the very same, and good for all that a page is good for.
 
 use crate::harness::Outcome;
-use crate::knobs::set_thp;
-use crate::proc::{ensure_holes, ensure_present, entries, entry};
+use crate::proc::{ensure_holes, ensure_present, entry, frames};
 use crate::process::{must_pass_in_child, Holder};
-use crate::special::{huge_pages, huge_zero_pages};
+use crate::special::{huge_pages, huge_zero_pages, pages_of_folios};
 use crate::sys::{page, pmd, remap_all, Area, Map, Span, RW};
 use crate::{ensure_eq, register, swap};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
-
-/// The frames of all pages of a range.
-fn frames(span: Span) -> anyhow::Result<Vec<u64>> {
-    entries(span)?
-        .into_iter()
-        .map(|entry| entry.pfn())
-        .collect()
-}
 
 /// A26: a page is moved, not copied: it keeps its frame.
 fn a26_same_frame() -> Outcome {
@@ -261,21 +252,8 @@ fn a26_huge_zero_page() -> Outcome {
 
 /// A26: folios of several pages, whole, in part, and over their boundaries.
 fn a26_multi_size_folio() -> Outcome {
-    set_thp("enabled", "never")?;
-    set_thp("hugepages-64kB/enabled", "always")?;
-    let folio = (64 << 10) / page();
-    let make = || -> anyhow::Result<Area> {
-        let src = Map::huge_pages(1).map()?;
-        src.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
-        src.pages(0..4 * folio).fill_pages(1);
-        let frames = frames(src.pages(0..folio))?;
-        src.advise(libc::MADV_NOHUGEPAGE)
-            .context("MADV_NOHUGEPAGE")?;
-        if !frames.windows(2).all(|pair| pair[1] == pair[0] + 1) {
-            crate::skip!("no folios of 64 KiB to be had");
-        }
-        Ok(src)
-    };
+    const SIZE: usize = 64 << 10;
+    let folio = SIZE / page();
     let all = 4 * folio;
     for (start, end) in [
         (0, folio),
@@ -284,7 +262,7 @@ fn a26_multi_size_folio() -> Outcome {
         (folio - 1, 2 * folio + 1),
         (1, all),
     ] {
-        let src = make()?;
+        let src = pages_of_folios(SIZE, 1)?;
         let dst = Area::pages(end - start)?;
         remap_all(*dst, src.pages(start..end)).with_context(|| format!("{start}..{end}"))?;
         dst.check_pages(1 + start as u32)?;

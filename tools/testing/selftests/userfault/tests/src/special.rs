@@ -126,6 +126,22 @@ pub fn huge_pages(count: usize, first_seed: u32) -> anyhow::Result<Area> {
     Ok(area)
 }
 
+/// The room of a huge page, in folios of so many bytes, with content; or a skip.
+pub fn pages_of_folios(size: usize, first_seed: u32) -> anyhow::Result<Area> {
+    knobs::set_thp("enabled", "never")?;
+    knobs::set_thp(&format!("hugepages-{}kB/enabled", size >> 10), "always")?;
+    let area = Map::huge_pages(1).map()?;
+    area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+    area.fill_pages(first_seed);
+    area.advise(libc::MADV_NOHUGEPAGE)
+        .context("MADV_NOHUGEPAGE")?;
+    let frames = crate::proc::frames(area.pages(0..size / page()))?;
+    if !frames.windows(2).all(|pair| pair[1] == pair[0] + 1) {
+        return Err(Skip(format!("no folios of {size} bytes to be had")).into());
+    }
+    Ok(area)
+}
+
 /// So many huge zero pages.
 pub fn huge_zero_pages(count: usize) -> anyhow::Result<Area> {
     knobs::set_thp("enabled", "always")?;

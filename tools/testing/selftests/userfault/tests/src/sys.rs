@@ -135,6 +135,17 @@ impl Span {
         Errno::result(ret).map(drop)
     }
 
+    /// `mremap`: moves the mapping to an address, in place of what is there.
+    pub fn mremap_to(self, addr: usize) -> nix::Result<()> {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let (old, new) = (self.addr as *mut libc::c_void, addr as *mut libc::c_void);
+        // SAFETY: As in `advise()`.
+        match unsafe { libc::mremap(old, self.len, self.len, flags, new) } {
+            libc::MAP_FAILED => Err(Errno::last()),
+            _ => Ok(()),
+        }
+    }
+
     /// `mlock2`.
     pub fn lock(self, flags: u32) -> nix::Result<()> {
         // SAFETY: As in `advise()`.

@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 const UFFD_API: u64 = 0xaa;
+const UFFD_FEATURE_SIGBUS: u64 = 1 << 7;
+const UFFD_FEATURE_MOVE: u64 = 1 << 16;
 const UFFD_FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1 << 0;
 const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
@@ -27,6 +29,15 @@ struct Register {
     len: u64,
     mode: u64,
     ioctls: u64,
+}
+
+#[repr(C)]
+struct Transfer {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    done: i64,
 }
 
 #[repr(C)]
@@ -85,10 +96,49 @@ fn register(fd: &OwnedFd, span: Span, mode: u64) -> anyhow::Result<()> {
     ioctl(fd, 0x00, &mut arg).context("UFFDIO_REGISTER")
 }
 
+/// Opens a descriptor that can move pages.
+pub fn open_missing() -> anyhow::Result<OwnedFd> {
+    open(UFFD_FEATURE_MOVE)
+}
+
+/// The same, but a touch of a hole is SIGBUS.
+pub fn open_sigbus() -> anyhow::Result<OwnedFd> {
+    open(UFFD_FEATURE_MOVE | UFFD_FEATURE_SIGBUS)
+}
+
+/// Registers one more range for missing pages.
+pub fn add_missing(fd: &OwnedFd, span: Span) -> anyhow::Result<()> {
+    register(fd, span, UFFDIO_REGISTER_MODE_MISSING)
+}
+
+#[inline(always)]
+fn transfer(fd: &OwnedFd, number: u64, dst: Span, src: Span) -> nix::Result<usize> {
+    let mut arg = Transfer {
+        dst: dst.addr as u64,
+        src: src.addr as u64,
+        len: src.len as u64,
+        mode: 0,
+        done: 0,
+    };
+    ioctl(fd, number, &mut arg).map(|()| arg.done as usize)
+}
+
+/// Copies `src` to `dst`, where nothing is.  Returns how much.
+#[inline(always)]
+pub fn copy(fd: &OwnedFd, dst: Span, src: Span) -> nix::Result<usize> {
+    transfer(fd, 0x03, dst, src)
+}
+
+/// Moves `src` to `dst`, where nothing is.  Returns how much.
+#[inline(always)]
+pub fn move_pages(fd: &OwnedFd, dst: Span, src: Span) -> nix::Result<usize> {
+    transfer(fd, 0x05, dst, src)
+}
+
 /// Registers a range for missing pages, until the descriptor is closed.
 pub fn register_missing(span: Span) -> anyhow::Result<OwnedFd> {
     let fd = open(0)?;
-    register(&fd, span, UFFDIO_REGISTER_MODE_MISSING)?;
+    add_missing(&fd, span)?;
     Ok(fd)
 }
 

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `make bench`: what a page costs, ours beside mainline's, in one boot with a clock that counts
+//! instructions. The program that measures is part of the tests; here its figures become a table,
+//! `build/bench.json` and `build/bench.svg`, and are compared with those of an earlier run.
+
+use crate::console::Line;
+use crate::ctx::Ctx;
+use crate::guest::{Clock, Guest};
+use crate::util::{read_text, write_if_changed};
+use crate::{kernel, plot, programs};
+use anyhow::{bail, Context, Result};
+use comfy_table::{presets, CellAlignment, Table};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// By how much a row may move without being named, as a part of what it was.
+const NOISE: f64 = 0.01;
+/// What ours is compared with, and what ours is called.
+const BASE: &str = "UFFDIO_MOVE";
+pub const OURS: &str = "remap_anon_pages";
+
+/// What one way to do a work costs.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Figure {
+    pub work: String,
+    pub how: String,
+    pub unit: String,
+    pub value: f64,
+}
+
+pub fn run(ctx: &Ctx) -> Result<()> {
+    ctx.ui.plan(6);
+    let earlier = ctx.against.as_deref().map(load).transpose()?;
+    kernel::prepare(ctx)?;
+    kernel::build(ctx)?;
+    let figures = measure(ctx)?;
+    println!("{}", table(&figures));
+    let json = ctx.build.join("bench.json");
+    write_if_changed(&json, &serde_json::to_vec_pretty(&figures)?)?;
+    let svg = ctx.build.join("bench.svg");
+    plot::draw(&svg, &figures)?;
+    println!("{}\n{}", json.display(), svg.display());
+    if let (Some(earlier), Some(path)) = (earlier, &ctx.against) {
+        let moved = moved(&earlier, &figures);
+        println!(
+            "\n{} of {} rows moved by more than 1 % since {}",
+            moved.len(),
+            figures.len(),
+            path.display()
+        );
+        moved.iter().for_each(|row| println!("  {row}"));
+    }
+    Ok(())
+}
+
+/// Runs the program that measures.
+fn measure(ctx: &Ctx) -> Result<Vec<Figure>> {
+    let program = programs::tests(ctx)?;
+    let guest = Guest {
+        objects: &ctx.objects(),
+        name: "bench",
+        programs: &[program],
+        command: vec!["userfault-tests".into(), "--bench".into()],
+        words: "",
+        clock: Clock::Instructions,
+        minutes: 20,
+    };
+    let mut figures = Vec::new();
+    let console = guest.boot(ctx, |line| {
+        if let Line::Program(text) = line {
+            figures.extend(parse(text));
+        }
+    })?;
+    match console.ended.get("userfault-tests") {
+        Some(0) if !figures.is_empty() => Ok(figures),
+        Some(0) => bail!("no figure came out of the guest\n{}", console.tail()),
+        status => bail!("the measuring ended with status {}\n{}", status.unwrap_or(&-1), console.tail()),
+    }
+}
+
+/// `bench|WORK|HOW|UNIT|VALUE`.
+fn parse(line: &str) -> Option<Figure> {
+    let mut fields = line.strip_prefix("bench|")?.split('|');
+    let mut next = || fields.next().map(String::from);
+    Some(Figure { work: next()?, how: next()?, unit: next()?, value: next()?.trim().parse().ok()? })
+}
+
+fn load(path: &Path) -> Result<Vec<Figure>> {
+    let text = read_text(path)?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no bench.json", path.display()))
+}
+
+/// What ours costs, as a part of what mainline's move costs for the same work.
+pub fn ratio(figures: &[Figure], of: &Figure) -> Option<f64> {
+    let base = figures.iter().find(|f| f.work == of.work && f.unit == of.unit && f.how == BASE)?;
+    (base.value > 0.0).then(|| of.value / base.value)
+}
+
+fn table(figures: &[Figure]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(["work", "by", "cost", "", &format!("to {BASE}")]);
+    let mut last = ("", "");
+    for figure in figures {
+        let work = (figure.work.as_str(), figure.unit.as_str());
+        let ratio = ratio(figures, figure).map(|r| format!("{r:.2}")).unwrap_or_default();
+        if work != last {
+            table.add_row([""]);
+        }
+        table.add_row([
+            if work == last { "" } else { work.0 },
+            &figure.how,
+            &format!("{:.1}", figure.value),
+            work.1,
+            &ratio,
+        ]);
+        last = work;
+    }
+    for column in [2, 4] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// The rows that cost more or less than they did, and those that only one of the runs has.
+fn moved(earlier: &[Figure], now: &[Figure]) -> Vec<String> {
+    let same = |a: &Figure, b: &Figure| (&a.work, &a.how, &a.unit) == (&b.work, &b.how, &b.unit);
+    let name = |f: &Figure| format!("{}, {}, {}", f.work, f.how, f.unit);
+    let mut rows = Vec::new();
+    for figure in now {
+        match earlier.iter().find(|e| same(e, figure)) {
+            Some(old) if (figure.value - old.value).abs() > NOISE * old.value => {
+                let change = (figure.value / old.value - 1.0) * 100.0;
+                rows.push(format!(
+                    "{}: {:.1} -> {:.1} ({change:+.1} %)",
+                    name(figure),
+                    old.value,
+                    figure.value
+                ));
+            }
+            Some(_) => {}
+            None => rows.push(format!("{}: new", name(figure))),
+        }
+    }
+    let gone = earlier.iter().filter(|e| !now.iter().any(|f| same(e, f)));
+    rows.extend(gone.map(|e| format!("{}: gone", name(e))));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figure(how: &str, value: f64) -> Figure {
+        Figure { work: "1 page".into(), how: how.into(), unit: "instructions".into(), value }
+    }
+
+    #[test]
+    fn reads_lines() {
+        assert_eq!(parse("bench|1 page|mremap|instructions|34.50"), { Some(figure("mremap", 34.5)) });
+        assert_eq!(parse("ok 1 - a"), None);
+        assert_eq!(parse("bench|1 page|mremap|instructions"), None);
+    }
+
+    #[test]
+    fn compares_with_mainline() {
+        let figures = [figure(BASE, 200.0), figure(OURS, 100.0)];
+        assert_eq!(ratio(&figures, &figures[1]), Some(0.5));
+        assert_eq!(ratio(&figures[1..], &figures[1]), None);
+    }
+
+    #[test]
+    fn says_what_moved() {
+        let earlier = [figure(OURS, 100.0), figure(BASE, 200.0)];
+        assert!(moved(&earlier, &[figure(OURS, 100.9), figure(BASE, 198.1)]).is_empty());
+        let rows = moved(&earlier, &[figure(OURS, 102.0), figure("mremap", 1.0)]);
+        assert_eq!(rows.len(), 3);
+        assert!(rows[0].contains("+2.0 %") && rows[1].contains("new") && rows[2].contains("gone"));
+    }
+}
