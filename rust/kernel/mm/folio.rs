@@ -159,7 +159,8 @@ impl Drop for FolioGuard<'_> {
     }
 }
 
-/// A folio that is locked and referenced, so that it can be taken along to where sleeping is allowed.
+/// A folio that is locked and referenced, so that it can be taken along to where sleeping is
+/// allowed.
 ///
 /// # Invariants
 ///

@@ -9,9 +9,9 @@
 //!
 //! Lock order: the lock of the folio comes before those of the two tables, and is only tried here,
 //! under them. Among page tables there is no order that all of the kernel keeps: mremap(2) takes
-//! the old one first, and is not excluded by the read lock of a vma that shares a table with what it
-//! moves. So the second lock is only tried too, and if it is taken, the first is let go of before
-//! it is waited for. Both tables may be one.
+//! the old one first, and is not excluded by the read lock of a vma that shares a table with what
+//! it moves. So the second lock is only tried too, and if it is taken, the first is let go of
+//! before it is waited for. Both tables may be one.
 //!
 //! The TLB is flushed once, when the pair is dropped, before the locks are: between the change of
 //! an entry and the flush a thread may still use the source's old entry, and whoever needs an end
@@ -206,7 +206,8 @@ impl<'a> PtePair<'a> {
     /// Maps and locks the tables of two slots for moving up to `len` bytes from `src` to `dst`.
     ///
     /// Returns `None` where one of the slots names no table any more, and where `notified` or the
-    /// vmas do not cover the whole of `len` or are not of one mm. `len` is in bytes, a multiple of the page size.
+    /// vmas do not cover the whole of `len` or are not of one mm. `len` is in bytes, a multiple of
+    /// the page size.
     ///
     /// The locks are spinlocks: no sleeping until the pair is dropped.
     #[inline]
@@ -247,8 +248,8 @@ impl<'a> PtePair<'a> {
             _notified: PhantomData,
             _nts: NotThreadSafe,
         };
-        // SAFETY: `drop` has the counterpart of the first. The mm is valid, and a lock of one of its
-        // page tables is held, as the second asks: reclaim may have emptied a destination entry
+        // SAFETY: `drop` has the counterpart of the first. The mm is valid, and a lock of one of
+        // its page tables is held, as the second asks: reclaim may have emptied a destination entry
         // (of MADV_FREE memory) and not have flushed it yet, and a thread must not go on reading
         // the old page where the new one is.
         unsafe {

@@ -14,11 +14,12 @@
  * system has.
  */
 #define _GNU_SOURCE
+#include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -42,6 +43,7 @@
 #endif
 
 #define ARRAY_SIZE(a)		(sizeof(a) / sizeof((a)[0]))
+#define fail(...)		errx(1, __VA_ARGS__)
 
 #define DEFAULT_MIB		1024UL
 #define PMD_SIZE_FILE		"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
@@ -50,8 +52,8 @@
 #define VARIANT_SECONDS		900
 
 /* /proc/self/pagemap */
-#define PM_PRESENT		(1ULL << 63)
-#define PM_SWAP			(1ULL << 62)
+#define PM_PRESENT		(UINT64_C(1) << 63)
+#define PM_SWAP			(UINT64_C(1) << 62)
 
 struct area {
 	unsigned char *mem;
@@ -72,25 +74,11 @@ struct variant {
 static struct {
 	struct area src, dst;
 	size_t step;
-	volatile uintptr_t touched;
-	volatile unsigned long faults;
+	atomic_uintptr_t touched;
+	atomic_ulong faults;
 } now;
 
 static size_t page_size;
-
-static void __attribute__((noreturn, format(printf, 1, 2)))
-fail(const char *fmt, ...)
-{
-	va_list ap;
-
-	fflush(stdout);
-	fputs("remap_anon_pages: ", stderr);
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	exit(1);
-}
 
 static long remap_anon_pages(void *dst, void *src, size_t len,
 			     unsigned long flags)
@@ -202,9 +190,10 @@ static uint64_t pattern(size_t page, size_t word)
 	return ~(((uint64_t)page << 16) | word);
 }
 
-static volatile uint64_t *words_of(const struct area *area, size_t page)
+/* Atomic, so that each access is made once, and where it stands. */
+static atomic_ullong *words_of(const struct area *area, size_t page)
 {
-	return (volatile uint64_t *)(area->mem + page * page_size);
+	return (atomic_ullong *)(area->mem + page * page_size);
 }
 
 static void fill(const struct area *area)
@@ -212,10 +201,10 @@ static void fill(const struct area *area)
 	size_t page, word;
 
 	for (page = 0; page < area->size / page_size; page++) {
-		volatile uint64_t *words = words_of(area, page);
+		atomic_ullong *words = words_of(area, page);
 
 		for (word = 0; word < page_size / sizeof(*words); word++)
-			words[word] = pattern(page, word);
+			atomic_init(&words[word], pattern(page, word));
 	}
 }
 
@@ -225,7 +214,7 @@ static void fill(const struct area *area)
  */
 static void touch_and_check(const struct area *area, size_t page, bool write)
 {
-	volatile uint64_t *words = words_of(area, page);
+	atomic_ullong *words = words_of(area, page);
 	const size_t nr_words = page_size / sizeof(*words);
 	const size_t first = (page * 37 + 5) % nr_words;
 	const uint64_t written = 0x5a5a000000000000ULL | page;

@@ -10,9 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Makes one allocation of this thread fail.
-pub struct Failer(File);
+pub struct FailNth(File);
 
-impl Failer {
+impl FailNth {
     /// Prepares it, or skips the test where the kernel has no such thing.
     pub fn new() -> anyhow::Result<Self> {
         let none = || Skip("this kernel has no allocations that fail on demand".into());

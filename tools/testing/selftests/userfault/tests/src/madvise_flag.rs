@@ -2,7 +2,7 @@
 
 //! The mark itself: setting it, taking it away, what keeps it, how vmas split and merge for it.
 
-use crate::fail::Failer;
+use crate::fail::FailNth;
 use crate::harness::Outcome;
 use crate::proc::{is_marked, vma_of, vmas_in};
 use crate::process::must_pass_in_child;
@@ -261,10 +261,10 @@ fn a10_new_mapping_is_not_marked() -> Outcome {
 
 /// A10: where there is no memory for a split, nothing is marked, and it can be repeated.
 fn a10_no_memory_for_a_split() -> Outcome {
-    let failer = Failer::new()?;
+    let fail_nth = FailNth::new()?;
     let area = Area::pages(6)?;
     let middle = area.pages(2..4);
-    failer.each(
+    fail_nth.each(
         || middle.advise(MADV_USERFAULT),
         |result, failed| {
             if result.is_ok() {

@@ -3,7 +3,7 @@
 //! What lies at the destination and at the source: EEXIST first, then what the source says.
 
 use crate::content::{Content, SWAP_SOURCE};
-use crate::fail::Failer;
+use crate::fail::FailNth;
 use crate::harness::{rounds, Outcome};
 use crate::knobs::set_thp;
 use crate::proc::{ensure_holes, entries};
@@ -250,7 +250,7 @@ fn a22_untouched_destination() -> Outcome {
 
 /// A22: whichever allocation fails, it is ENOMEM, nothing has moved, and it can be repeated.
 fn a22_enomem() -> Outcome {
-    let failer = Failer::new()?;
+    let fail_nth = FailNth::new()?;
     // Far from everything, so that it needs tables of all levels.
     let (dst, src) = (
         Map::bytes(2 << 30).align(1 << 30).map()?,
@@ -258,7 +258,7 @@ fn a22_enomem() -> Outcome {
     );
     let dst = Span::new(dst.addr + (1 << 30), src.len);
     let mut failures = 0;
-    failer.each(
+    fail_nth.each(
         || remap(dst, *src, 0),
         |result, failed| {
             if result.is_ok() {

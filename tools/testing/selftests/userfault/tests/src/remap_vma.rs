@@ -163,8 +163,8 @@ fn a40_overlap_upwards() -> Outcome {
     Ok(())
 }
 
-/// A40: the same where the source is a page and holes: the page moves once, and is not taken for the
-/// source's when its new place has its turn.
+/// A40: the same where the source is a page and holes: the page moves once, and is not taken for
+/// the source's when its new place has its turn.
 fn a40_overlap_over_holes() -> Outcome {
     for (flags, moved) in [(0, 1), (RAP_ALLOW_SRC_HOLES, 3)] {
         let area = Area::pages(8)?;
