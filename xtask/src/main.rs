@@ -43,6 +43,7 @@ mod tree;
 mod ui;
 mod upstream;
 mod util;
+mod worktree;
 
 use clap::Parser;
 use cli::{Cli, Command};

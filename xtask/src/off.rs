@@ -12,8 +12,8 @@ use crate::git::Git;
 use crate::kernel::{self, Kbuild};
 use crate::patch::{self, Patch};
 use crate::series::commit_tree;
-use crate::util::{read, write_if_changed, Hash};
-use crate::{elf, kconfig, toolchain, tree};
+use crate::util::write_if_changed;
+use crate::{elf, kconfig, state, toolchain, tree, worktree};
 use anyhow::{bail, Context, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -126,43 +126,21 @@ impl<'a> Builder<'a> {
 
     /// The objects of a commit: remembered, or built.
     fn objects(&self, what: &str, commit: &str) -> Result<Objects> {
-        let git = tree::git(self.ctx);
-        let mut key = Hash::new()
-            .add(git.text(&["rev-parse", &format!("{commit}^{{tree}}")])?)
-            .add(self.kbuild.toolchain.key()?)
-            .add(include_str!("elf.rs"));
-        for path in &self.fragments {
-            key = key.add(read(path)?);
-        }
-        let memory = self.ctx.cache.join("off").join(format!("{}.json", key.hex()));
-        if let Some(known) = std::fs::read(&memory).ok().and_then(|b| serde_json::from_slice(&b).ok()) {
+        let seen = include_str!("elf.rs");
+        let key = worktree::key(self.ctx, commit, &self.kbuild.toolchain, seen, &self.fragments)?;
+        if let Some(known) = state::recall(self.ctx, "off", &key) {
             return Ok(known);
         }
         self.ctx.ui.note(what);
-        self.check_out(&git, commit)?;
+        worktree::check_out(self.ctx, &self.kbuild.source, commit)?;
         kconfig::make(self.ctx, &self.kbuild, &self.fragments, false)?;
         let targets = FOLDERS.map(|f| format!("{f}/"));
         let hint =
             "does upstream build with this compiler? A patch may need an #ifdef where our option is off";
         self.kbuild.build(self.ctx, &targets.each_ref().map(String::as_str), 60, hint)?;
         let objects = self.read(&self.kbuild.objects)?;
-        write_if_changed(&memory, &serde_json::to_vec(&objects)?)?;
+        state::remember(self.ctx, "off", &key, &objects)?;
         Ok(objects)
-    }
-
-    /// A second work tree of build/linux. Files that did not change keep their time.
-    fn check_out(&self, git: &Git, commit: &str) -> Result<()> {
-        let dir = &self.kbuild.source;
-        let own = Git::new(dir);
-        if own.resolve("HEAD").is_none() {
-            if dir.exists() {
-                std::fs::remove_dir_all(dir)?;
-            }
-            git.bytes(&["worktree", "prune"], b"")?;
-            git.bytes(&["worktree", "add", "--quiet", "--detach", &dir.display().to_string(), commit], b"")?;
-        }
-        own.bytes(&["reset", "--hard", "--quiet", commit], b"")?;
-        Ok(())
     }
 
     fn read(&self, objects: &Path) -> Result<Objects> {
