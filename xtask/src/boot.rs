@@ -7,6 +7,7 @@ use crate::ctx::Ctx;
 use crate::guest::{Clock, Guest};
 use crate::{kernel, programs};
 use anyhow::{bail, Result};
+use std::path::Path;
 
 /// What the test program says at its end.
 pub const GOOD: &str = "remap_anon_pages functions correctly";
@@ -15,7 +16,8 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(7);
     kernel::prepare(ctx)?;
     kernel::build(ctx)?;
-    test_program(ctx, |line| {
+    let program = programs::test_program(ctx)?;
+    test_program(ctx, &ctx.objects(), "boot", &program, ctx.size, |line| {
         if let Line::Kernel(text) | Line::Program(text) = line {
             println!("{text}");
         }
@@ -23,13 +25,19 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 }
 
 /// Runs the test program in a guest.
-pub fn test_program(ctx: &Ctx, mut show: impl FnMut(Line)) -> Result<()> {
-    let program = programs::test_program(ctx)?;
+pub fn test_program(
+    ctx: &Ctx,
+    objects: &Path,
+    name: &str,
+    program: &Path,
+    mib: u32,
+    mut show: impl FnMut(Line),
+) -> Result<()> {
     let guest = Guest {
-        objects: &ctx.objects(),
-        name: "boot",
-        programs: &[program],
-        command: vec!["remap_anon_pages".into(), ctx.size.to_string()],
+        objects,
+        name,
+        programs: &[program.into()],
+        command: vec!["remap_anon_pages".into(), mib.to_string()],
         words: "",
         clock: Clock::Time,
         minutes: 20,

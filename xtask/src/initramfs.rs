@@ -6,7 +6,7 @@ use crate::util::{which, write_if_changed};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
-const INIT: &str = include_str!("../guest/init");
+pub const INIT: &str = include_str!("../guest/init");
 
 /// Packs `programs` into /bin of the guest, with the kernel's own gen_init_cpio.
 pub fn pack(objects: &Path, name: &str, programs: &[PathBuf]) -> Result<PathBuf> {

@@ -71,6 +71,11 @@ impl Kbuild {
 
     /// Builds with a bar that knows how many lines the last build of the same kind printed.
     pub fn build(&self, ctx: &Ctx, targets: &[&str], limit: u32, hint: &str) -> Result<()> {
+        self.build_to(ctx, &self.name, targets, limit, hint)
+    }
+
+    /// The same with a log of another name.
+    pub fn build_to(&self, ctx: &Ctx, log: &str, targets: &[&str], limit: u32, hint: &str) -> Result<()> {
         let memory = format!("lines-{}", self.name);
         let last: u64 = state::load(ctx, &memory);
         let total = (last > 0).then_some(last);
@@ -78,7 +83,7 @@ impl Kbuild {
             total,
             if total.is_some() { "{pos}/{len} {elapsed} {wide_msg}" } else { "{pos} {elapsed} {wide_msg}" },
         );
-        let job = Job { ctx, name: &self.name, what: self.make(targets), limit: limit * MINUTE, hint };
+        let job = Job { ctx, name: log, what: self.make(targets), limit: limit * MINUTE, hint };
         let lines = job.run_with(&bar, |line| {
             bar.set_message(line.trim().to_string());
             if line.contains("warning:") && !ctx.ui.verbose {

@@ -106,22 +106,28 @@ fn kernel_clippy(ctx: &Ctx, strict: bool) -> Result<()> {
 }
 
 /// The warnings whose place is a file that `ours` knows.
-fn complaints(log: &str, ours: impl Fn(&str) -> bool) -> Vec<String> {
+pub fn complaints(log: &str, ours: impl Fn(&str) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     let mut block: Vec<&str> = Vec::new();
+    // Where the tree is, nobody knows here; any part of a path may be the one below it.
+    let ours = |path: &str| ours(path) || path.match_indices('/').any(|(at, _)| ours(&path[at + 1..]));
     let mut flush = |block: &mut Vec<&str>| {
-        let place = block.iter().find_map(|l| l.trim_start().strip_prefix("--> ")?.split(':').next());
-        let place = place.map(|p| p.rsplit_once("/linux/").map_or(p, |(_, rest)| rest));
+        // rustc names the place below its message, clang before it.
+        let below = block.iter().find_map(|l| l.trim_start().strip_prefix("--> "));
+        let place = below.or(block.first().copied()).and_then(|l| l.split(':').next());
         if place.is_some_and(&ours) {
             found.push(block.join("\n"));
         }
         block.clear();
     };
     for line in log.lines() {
-        if line.starts_with("warning") || line.starts_with("error") || line.starts_with("  RUSTC") {
+        let begins = line.starts_with("warning") || line.starts_with("error") || line.contains(": warning: ");
+        if begins || line.starts_with("  RUSTC") {
             flush(&mut block);
         }
-        if !block.is_empty() || line.starts_with("warning") || line.starts_with("error") {
+        // Kbuild's own lines, such as "  CC      mm/memory.o", stand anywhere.
+        let kbuild = line.strip_prefix("  ").is_some_and(|l| l.starts_with(|c: char| c.is_ascii_uppercase()));
+        if !kbuild && (begins || !block.is_empty()) {
             block.push(line);
         }
     }
@@ -139,5 +145,12 @@ mod tests {
                    warning: other\n  --> /w/build/linux/rust/kernel/page.rs:3:1\n";
         assert_eq!(complaints(log, |p| p == "mm/userfault/fault.rs").len(), 1);
         assert!(complaints(log, |p| p == "x").is_empty());
+        let log =
+            "  CC      mm/memory.o\n../linux/include/linux/mm.h:3:1: warning: unused\n    3 | int a;\n  \
+                   CC      mm/rmap.o\n../linux/mm/rmap.c:3:1: warning: other\n";
+        assert_eq!(
+            complaints(log, |p| p == "include/linux/mm.h"),
+            ["../linux/include/linux/mm.h:3:1: warning: unused\n    3 | int a;"]
+        );
     }
 }

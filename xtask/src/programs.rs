@@ -6,16 +6,27 @@ use crate::ctx::Ctx;
 use crate::headers;
 use crate::run::{Job, MINUTE};
 use anyhow::Result;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The test program in C, built against our headers.
 pub fn test_program(ctx: &Ctx) -> Result<PathBuf> {
     headers::install(ctx)?;
     ctx.ui.step("program", "the test program");
-    let out = ctx.plain().join("tests/remap_anon_pages");
-    std::fs::create_dir_all(ctx.plain().join("tests"))?;
-    let source = ctx.selftests().join("remap_anon_pages.c");
-    let include = format!("-I{}", ctx.plain().join("usr/include").display());
+    compile(ctx, &ctx.selftests(), &ctx.plain())
+}
+
+/// The tests in Rust.
+pub fn tests(ctx: &Ctx) -> Result<PathBuf> {
+    ctx.ui.step("tests", "the tests in Rust");
+    crate_of(ctx, &ctx.selftests(), &ctx.plain())
+}
+
+/// Compiles the test program of a folder of selftests, with the headers that a build folder has.
+pub fn compile(ctx: &Ctx, selftests: &Path, objects: &Path) -> Result<PathBuf> {
+    let out = objects.join("tests/remap_anon_pages");
+    std::fs::create_dir_all(objects.join("tests"))?;
+    let source = selftests.join("remap_anon_pages.c");
+    let include = format!("-I{}", objects.join("usr/include").display());
     let what =
         duct::cmd!("gcc", "-static", "-O2", "-Wall", "-Wextra", include, "-o", &out, source, "-pthread");
     let hint = "the compiler's message says what; the headers come from include/uapi";
@@ -23,13 +34,12 @@ pub fn test_program(ctx: &Ctx) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// The tests in Rust.
-pub fn tests(ctx: &Ctx) -> Result<PathBuf> {
-    ctx.ui.step("tests", "the tests in Rust");
+/// Builds the crate of a folder of selftests, in a build folder.
+pub fn crate_of(ctx: &Ctx, selftests: &Path, objects: &Path) -> Result<PathBuf> {
     let target = ctx.arch.user_target();
-    let dir = ctx.plain().join("tests/cargo");
+    let dir = objects.join("tests/cargo");
     let what = cargo(&["build", "--release", "--locked", "--target", target])
-        .dir(ctx.selftests().join("tests"))
+        .dir(selftests.join("tests"))
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env("CARGO_TARGET_DIR", &dir);
     let hint = "the compiler's message says what; is crates.io in reach?";

@@ -175,7 +175,7 @@ fn denied_by_root(root: &str, path: &str, folder: &str) -> bool {
 }
 
 /// Whether a pattern of an `F:` line names a file, as scripts/get_maintainer.pl reads it.
-fn covers(pattern: &str, path: &str) -> bool {
+pub fn covers(pattern: &str, path: &str) -> bool {
     let mut expression = regex::escape(pattern).replace(r"\*", "[^/]*").replace(r"\?", "[^/]");
     if pattern.ends_with('/') {
         expression.push_str(".*");

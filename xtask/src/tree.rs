@@ -19,6 +19,9 @@ use std::collections::BTreeMap;
 
 /// The branch that holds our commits.
 pub const BRANCH: &str = "refs/heads/userfault";
+/// What to say where something else is checked out, and only the branch will do.
+pub const ELSEWHERE: &str =
+    "build/linux is not on the branch userfault; go back with: git -C build/linux switch userfault";
 
 /// What the tree was made of.
 #[derive(Serialize, Deserialize, Default)]
@@ -59,9 +62,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(3);
     crate::deps::all(ctx)?;
     if !ensure(ctx)? {
-        bail!(
-            "build/linux is not on the branch userfault; go back with: git -C build/linux switch userfault"
-        );
+        bail!(ELSEWHERE);
     }
     let state: State = state::load(ctx, "tree");
     println!(
