@@ -72,6 +72,8 @@ pub enum Command {
     Lint,
     /// Prove that with our options off the compiled kernel is upstream's
     Off,
+    /// Prove that every commit builds, boots, and is as upstream wants it
+    BisectCheck,
     /// Install the programs that all this needs
     Deps,
     /// Print this list

@@ -11,7 +11,7 @@ pub fn run() -> Result<()> {
     let cli = Cli::command();
     for command in cli.get_subcommands() {
         println!(
-            "  {:<9} {}",
+            "  {:<14} {}",
             command.get_name(),
             command.get_about().map(|a| a.to_string()).unwrap_or_default()
         );

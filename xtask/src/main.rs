@@ -7,10 +7,12 @@
 //! tests in it. Each command has a file of its own; this one only picks.
 
 mod bench;
+mod bisect;
 mod boot;
 mod branch;
 mod check;
 mod cli;
+mod commits;
 mod console;
 mod ctx;
 mod debian;
@@ -34,6 +36,7 @@ mod programs;
 mod qemu;
 mod rules;
 mod run;
+mod scripts;
 mod series;
 mod shell;
 mod state;
@@ -67,6 +70,7 @@ fn main() -> std::process::ExitCode {
         Command::Bench => bench::run(&ctx),
         Command::Lint => lint::run(&ctx),
         Command::Off => off::run(&ctx),
+        Command::BisectCheck => bisect::run(&ctx),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
