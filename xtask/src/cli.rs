@@ -74,6 +74,8 @@ pub enum Command {
     Off,
     /// Prove that every commit builds, boots, and is as upstream wants it
     BisectCheck,
+    /// Write the series as mails, build/userfault.mbox
+    Mbox,
     /// Install the programs that all this needs
     Deps,
     /// Print this list

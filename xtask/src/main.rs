@@ -28,6 +28,7 @@ mod kconfig;
 mod kernel;
 mod lint;
 mod maintainers;
+mod mbox;
 mod off;
 mod overlay;
 mod patch;
@@ -71,6 +72,7 @@ fn main() -> std::process::ExitCode {
         Command::Lint => lint::run(&ctx),
         Command::Off => off::run(&ctx),
         Command::BisectCheck => bisect::run(&ctx),
+        Command::Mbox => mbox::run(&ctx),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
