@@ -56,11 +56,11 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 
 /// Runs the program that measures.
 fn measure(ctx: &Ctx) -> Result<Vec<Figure>> {
-    let program = programs::tests(ctx)?;
+    let programs = programs::tests(ctx)?;
     let guest = Guest {
         objects: &ctx.objects(),
         name: "bench",
-        programs: &[program],
+        programs: &programs,
         command: vec!["userfault-tests".into(), "--bench".into()],
         words: "",
         clock: Clock::Instructions,

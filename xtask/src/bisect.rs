@@ -161,9 +161,9 @@ impl Kernel {
         let name = self.log(commit);
         let program = programs::compile(ctx, tests, objects)?;
         boot::test_program(ctx, objects, &name, &program, MIB, |_| ())?;
-        let program = programs::crate_of(ctx, tests, objects)?;
+        let programs = programs::tests_of(ctx, tests, objects)?;
         let mut reports = Reports::default();
-        check::tests(ctx, objects, &format!("{name}-tests"), &program, &[], &mut reports)?;
+        check::tests(ctx, objects, &format!("{name}-tests"), &programs, &[], &mut reports)?;
         // A commit may be older than the kernel's own tests.
         let outcomes = reports.kunit.outcomes.iter().chain(&reports.tests.outcomes);
         let failed = outcomes.filter(|o| o.state == State::Failed).map(|o| o.name.as_str());

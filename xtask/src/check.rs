@@ -11,7 +11,7 @@ use crate::run::{Job, MINUTE};
 use crate::tap::{State, Tap};
 use crate::{kernel, off, programs, tree};
 use anyhow::{anyhow, bail, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What came of all checks so far.
 #[derive(Default)]
@@ -80,7 +80,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         report.add(ctx, "the test program", moved);
         let mut reports = Reports::default();
         let run = programs::tests(ctx)
-            .and_then(|program| tests(ctx, &ctx.objects(), "check", &program, &ctx.tests, &mut reports));
+            .and_then(|programs| tests(ctx, &ctx.objects(), "check", &programs, &ctx.tests, &mut reports));
         for outcome in reports.kunit.outcomes.iter().chain(&reports.tests.outcomes) {
             match outcome.state {
                 State::Passed => report.passed += 1,
@@ -126,7 +126,7 @@ pub fn tests(
     ctx: &Ctx,
     objects: &Path,
     name: &str,
-    program: &Path,
+    programs: &[PathBuf],
     names: &[String],
     reports: &mut Reports,
 ) -> Result<()> {
@@ -136,7 +136,7 @@ pub fn tests(
     let guest = Guest {
         objects,
         name,
-        programs: &[program.into()],
+        programs,
         command,
         words: "kunit.autorun=1 kunit.filter_glob=rust_userfault*",
         clock: Clock::Time,

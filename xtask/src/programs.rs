@@ -15,27 +15,20 @@ pub fn test_program(ctx: &Ctx) -> Result<PathBuf> {
     compile(ctx, &ctx.selftests(), &ctx.plain())
 }
 
-/// The tests in Rust.
-pub fn tests(ctx: &Ctx) -> Result<PathBuf> {
+/// The tests in Rust, and what they run.
+pub fn tests(ctx: &Ctx) -> Result<Vec<PathBuf>> {
+    headers::install(ctx)?;
     ctx.ui.step("tests", "the tests in Rust");
-    crate_of(ctx, &ctx.selftests(), &ctx.plain())
+    tests_of(ctx, &ctx.selftests(), &ctx.plain())
 }
 
 /// Compiles the test program of a folder of selftests, with the headers that a build folder has.
 pub fn compile(ctx: &Ctx, selftests: &Path, objects: &Path) -> Result<PathBuf> {
-    let out = objects.join("tests/remap_anon_pages");
-    std::fs::create_dir_all(objects.join("tests"))?;
-    let source = selftests.join("remap_anon_pages.c");
-    let include = format!("-I{}", objects.join("usr/include").display());
-    let what =
-        duct::cmd!("gcc", "-static", "-O2", "-Wall", "-Wextra", include, "-o", &out, source, "-pthread");
-    let hint = "the compiler's message says what; the headers come from include/uapi";
-    Job { ctx, name: "test-program", what, limit: 2 * MINUTE, hint }.run()?;
-    Ok(out)
+    gcc(ctx, "remap_anon_pages", selftests, objects, &["-pthread"])
 }
 
-/// Builds the crate of a folder of selftests, in a build folder.
-pub fn crate_of(ctx: &Ctx, selftests: &Path, objects: &Path) -> Result<PathBuf> {
+/// Builds the tests of a folder of selftests, in a build folder. The first is their program.
+pub fn tests_of(ctx: &Ctx, selftests: &Path, objects: &Path) -> Result<Vec<PathBuf>> {
     let target = ctx.arch.user_target();
     let dir = objects.join("tests/cargo");
     let what = cargo(&["build", "--release", "--locked", "--target", target])
@@ -44,7 +37,29 @@ pub fn crate_of(ctx: &Ctx, selftests: &Path, objects: &Path) -> Result<PathBuf> 
         .env("CARGO_TARGET_DIR", &dir);
     let hint = "the compiler's message says what; is crates.io in reach?";
     Job { ctx, name: "tests", what, limit: 20 * MINUTE, hint }.run()?;
-    Ok(dir.join(target).join("release/userfault-tests"))
+    let mut programs = vec![dir.join(target).join("release/userfault-tests")];
+    // An older commit of the branch may not have it.
+    if selftests.join("userfault-32.c").exists() {
+        // It needs no libc for 32 bits.
+        let alone = ["-m32", "-nostdlib", "-ffreestanding", "-fno-pic", "-no-pie", "-fno-stack-protector"];
+        programs.push(gcc(ctx, "userfault-32", selftests, objects, &alone)?);
+    }
+    Ok(programs)
+}
+
+/// Compiles one program in C for the guest.
+fn gcc(ctx: &Ctx, name: &str, selftests: &Path, objects: &Path, options: &[&str]) -> Result<PathBuf> {
+    let out = objects.join("tests").join(name);
+    std::fs::create_dir_all(objects.join("tests"))?;
+    let mut args: Vec<String> = ["-static", "-O2", "-Wall", "-Wextra"].map(String::from).into();
+    args.extend(options.iter().map(|o| o.to_string()));
+    args.push(format!("-I{}", objects.join("usr/include").display()));
+    args.extend(["-o".into(), out.display().to_string()]);
+    args.push(selftests.join(name).with_extension("c").display().to_string());
+    let hint = "the compiler's message says what; the headers come from include/uapi";
+    let log = format!("compile-{name}");
+    Job { ctx, name: &log, what: duct::cmd("gcc", args), limit: 2 * MINUTE, hint }.run()?;
+    Ok(out)
 }
 
 /// The cargo that runs us, without what it told us.

@@ -11,12 +11,13 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(8);
     kernel::prepare(ctx)?;
     kernel::build(ctx)?;
-    let programs = [programs::test_program(ctx), programs::tests(ctx)];
+    let programs = [programs::test_program(ctx).map(|p| vec![p]), programs::tests(ctx)];
     // A tree in the middle of a bisection may be too old for them.
     let programs = match tree::on_branch(ctx) {
         true => programs.into_iter().collect::<Result<Vec<_>>>()?,
         false => programs.into_iter().filter_map(Result::ok).collect(),
     };
+    let programs = programs.concat();
     let initramfs = initramfs::pack(&ctx.objects(), "shell", &programs)?;
     let image = ctx.image();
     ctx.ui.step("shell", "leave with exit, or ctrl-a x");

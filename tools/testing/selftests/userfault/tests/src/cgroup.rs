@@ -6,7 +6,8 @@ use crate::harness::{Outcome, Skip};
 use crate::knobs::mount_at;
 use crate::proc::field;
 use anyhow::Context;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// A cgroup with this process in it.  It goes away when it is dropped.
@@ -43,6 +44,14 @@ impl Cgroup {
         text.trim().parse().with_context(|| name.to_owned())
     }
 
+    /// Opens a file of it, to be read later.
+    pub fn gauge(&self, name: &str) -> anyhow::Result<Gauge> {
+        let gauge = Gauge(File::open(self.own.join(name)).with_context(|| name.to_owned())?);
+        // The first time it allocates what it needs.
+        gauge.read(|_| Some(()))?;
+        Ok(gauge)
+    }
+
     /// How often something has happened, of its `memory.events`.
     pub fn event(&self, name: &str) -> anyhow::Result<u64> {
         field(&self.own.join("memory.events").to_string_lossy(), name)
@@ -51,6 +60,34 @@ impl Cgroup {
     /// A line of its `memory.stat`.
     pub fn stat(&self, name: &str) -> anyhow::Result<u64> {
         field(&self.own.join("memory.stat").to_string_lossy(), name)
+    }
+}
+
+/// A file of a cgroup that is open, so that it can be read where there is no memory to open it.
+pub struct Gauge(File);
+
+impl Gauge {
+    fn read<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> anyhow::Result<T> {
+        let mut buffer = [0; 512];
+        let count = self.0.read_at(&mut buffer, 0).context("read")?;
+        let text = std::str::from_utf8(&buffer[..count])?;
+        parse(text).context("not as expected")
+    }
+
+    /// The number that is all of it.
+    pub fn number(&self) -> anyhow::Result<u64> {
+        self.read(|text| text.trim().parse().ok())
+    }
+
+    /// The numbers of all its lines.
+    pub fn numbers(&self) -> anyhow::Result<[u64; 8]> {
+        self.read(|text| {
+            let mut numbers = [0; 8];
+            for (number, line) in numbers.iter_mut().zip(text.lines()) {
+                *number = line.split_whitespace().nth(1)?.parse().ok()?;
+            }
+            Some(numbers)
+        })
     }
 }
 

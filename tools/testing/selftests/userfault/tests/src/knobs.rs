@@ -15,10 +15,11 @@ const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 const KSM: &str = "/sys/kernel/mm/ksm";
 
 /// Files that hold a number or, in brackets, one of several words.
-const KNOBS: [&str; 14] = [
+const KNOBS: [&str; 18] = [
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/kernel/mm/transparent_hugepage/defrag",
     "/sys/kernel/mm/transparent_hugepage/use_zero_page",
+    "/sys/kernel/mm/transparent_hugepage/shrink_underused",
     "/sys/kernel/mm/transparent_hugepage/khugepaged/defrag",
     "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs",
     "/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs",
@@ -28,6 +29,9 @@ const KNOBS: [&str; 14] = [
     "/sys/kernel/mm/ksm/sleep_millisecs",
     "/sys/kernel/mm/ksm/pages_to_scan",
     "/sys/kernel/mm/ksm/smart_scan",
+    "/sys/kernel/mm/ksm/use_zero_pages",
+    "/proc/sys/kernel/core_pattern",
+    "/proc/sys/kernel/printk",
     "/proc/sys/vm/nr_hugepages",
     "/proc/sys/vm/overcommit_memory",
 ];

@@ -3,13 +3,14 @@
 //! What works behind the program's back fills no hole; and the counters tell that nothing was.
 
 use crate::cgroup::Cgroup;
-use crate::harness::Outcome;
+use crate::harness::{rounds, Outcome};
 use crate::knobs::{set_thp, thp_number};
-use crate::proc::{ensure_holes, vmstat};
+use crate::proc::{ensure_holes, ensure_present, entry, vmstat};
 use crate::special::{huge_pages, is_huge};
 use crate::sys::{page, pmd, Area, Map, Span};
 use crate::touch;
-use crate::{ensure_eq, register};
+use crate::trace::Trace;
+use crate::{ensure_eq, register, skip};
 use anyhow::{ensure, Context};
 use std::time::{Duration, Instant};
 
@@ -18,15 +19,30 @@ const MADV_COLLAPSE: i32 = 25;
 /// Half of a huge page's room in small pages, the other half holes.
 fn half_filled() -> anyhow::Result<Area> {
     let area = Map::huge_pages(1).map()?;
-    for (index, part) in area.each_page().enumerate().skip(1).step_by(2) {
-        part.fill(index as u32);
-    }
+    fill_half(*area);
     Ok(area)
 }
 
-/// What `half_filled()` has made is as it was.
-fn still_half_filled(area: &Area) -> Outcome {
-    for (index, part) in area.each_page().enumerate() {
+fn fill_half(huge: Span) {
+    for (index, part) in huge.each_page().enumerate().skip(1).step_by(2) {
+        part.fill(index as u32);
+    }
+}
+
+/// What `fill_half()` has filled is as it was, and the holes were filled with zeroes.
+fn all_filled(huge: Span) -> Outcome {
+    for (index, part) in huge.each_page().enumerate() {
+        match index % 2 {
+            0 => part.check_zero()?,
+            _ => part.check(index as u32)?,
+        }
+    }
+    Ok(())
+}
+
+/// What `fill_half()` has made is as it was.
+fn still_half_filled(huge: Span) -> Outcome {
+    for (index, part) in huge.each_page().enumerate() {
         match index % 2 {
             0 => ensure_holes(part)?,
             _ => part.check(index as u32)?,
@@ -69,34 +85,111 @@ fn a7_khugepaged_fills_no_hole() -> Outcome {
         ensure!(start.elapsed() < LIMIT, "khugepaged does not go on");
         std::thread::sleep(Duration::from_millis(50));
     }
-    still_half_filled(&marked)?;
+    still_half_filled(*marked)?;
     ensure!(marked.load().is_err(), "no SIGBUS");
     Ok(())
 }
 
-/// A7, C53: where the mark comes while khugepaged is at work, the holes that are there then stay.
-fn a7_mark_races_with_khugepaged() -> Outcome {
-    const ROUNDS: usize = 20;
+/// The event of the second look at what is to become a huge page, with the vma locked, and what it
+/// says where holes are in the way. The first look, the scan, has let them pass then.
+const SECOND_LOOK: &str = "mm_collapse_huge_page_isolate";
+const HOLES: &str = "status=exceed_none_pte";
+
+/// A7, C53: khugepaged looks again before it collapses. Where folios of several pages are allowed,
+/// its scan lets every hole pass, so that the second look alone keeps them.
+fn c53_khugepaged_looks_again() -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(40);
+    const FOLIO: usize = 16;
+    set_thp("hugepages-64kB/enabled", "always")?;
     hurry_khugepaged()?;
-    for round in 0..ROUNDS {
-        let area = half_filled()?;
-        area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
-        std::thread::sleep(Duration::from_millis(round as u64 * 5));
-        area.mark()?;
-        if is_huge(*area)? {
-            // It was sooner: then nothing may be missing, and the rest is zero.
-            for (index, part) in area.each_page().enumerate() {
-                match index % 2 {
-                    0 => part.check_zero()?,
-                    _ => part.check(index as u32)?,
-                }
+    let trace = Trace::of(&[&format!("huge_memory/{SECOND_LOOK}")])?;
+    let area = Map::huge_pages(1).map()?;
+    // Of the first folio's room all is there, of the others' all but one page, then one page.
+    let is_hole = |index: usize| match index / FOLIO {
+        0 => false,
+        1 => index == 2 * FOLIO - 1,
+        _ => index % FOLIO != 5,
+    };
+    let fill = || {
+        for (index, part) in area.each_page().enumerate() {
+            if !is_hole(index) {
+                part.fill(index as u32);
             }
-            continue;
         }
+    };
+    let check = || -> Outcome {
+        for (index, part) in area.each_page().enumerate() {
+            match is_hole(index) {
+                true => ensure_holes(part)?,
+                false => part.check(index as u32)?,
+            }
+        }
+        Ok(())
+    };
+    fill();
+    area.mark()?;
+    area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+    let start = Instant::now();
+    while !trace.has(&[SECOND_LOOK, HOLES, "order=9"])?
+        || !trace.has(&[SECOND_LOOK, HOLES, "order=4"])?
+    {
+        ensure!(start.elapsed() < LIMIT, "khugepaged does not look twice");
         std::thread::sleep(Duration::from_millis(50));
-        still_half_filled(&area).with_context(|| format!("round {round}"))?;
+    }
+    let scans = thp_number("khugepaged/full_scans")?;
+    while thp_number("khugepaged/full_scans")? < scans + 2 {
+        ensure!(start.elapsed() < LIMIT, "khugepaged does not go on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    check()?;
+    ensure!(area.page(2 * FOLIO - 1).load().is_err(), "no SIGBUS");
+
+    // Without the mark it fills them.
+    area.unmark()?;
+    while entry(area.page(2 * FOLIO - 1))?.hole() {
+        ensure!(start.elapsed() < LIMIT, "khugepaged fills no hole at all");
+        std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+/// A7, C53: khugepaged's scan has seen no mark, and its collapse does.  Memory is marked while it
+/// is being collapsed, until the mark has come in between.  What was a hole then stays one.
+fn c53_mark_between_scan_and_collapse() -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(20);
+    const REGIONS: usize = 8;
+    hurry_khugepaged()?;
+    let trace = Trace::of(&[&format!("huge_memory/{SECOND_LOOK}")])?;
+    for round in rounds(LIMIT) {
+        let area = Map::huge_pages(REGIONS).map()?;
+        let region = |index| Span::new(area.addr + index * pmd(), pmd());
+        (0..REGIONS).for_each(|index| fill_half(region(index)));
+        area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+        // When the first is done, the next ones are at hand.
+        let start = Instant::now();
+        while entry(area.page(0))?.hole() && start.elapsed() < LIMIT {}
+        // Each time at another moment.
+        let wait = Duration::from_micros(u64::from(round) % 20 * 50);
+        let start = Instant::now();
+        while start.elapsed() < wait {}
+        area.mark()?;
+        let holes: Vec<_> = (0..REGIONS)
+            .map(|index| Ok(entry(region(index))?.hole()))
+            .collect::<anyhow::Result<_>>()?;
+        // Time to do what khugepaged may have begun.
+        std::thread::sleep(Duration::from_millis(50));
+        for (index, had_holes) in holes.into_iter().enumerate() {
+            let checked = match had_holes {
+                true => still_half_filled(region(index)),
+                false => all_filled(region(index)),
+            };
+            checked.with_context(|| format!("round {round}, region {index}"))?;
+        }
+        if trace.has(&[SECOND_LOOK, HOLES])? {
+            return Ok(());
+        }
+    }
+    skip!("the mark never came between the scan and the collapse");
 }
 
 /// A7: MADV_COLLAPSE refuses memory with holes, and changes nothing of it.
@@ -109,7 +202,7 @@ fn a7_collapse_fills_no_hole() -> Outcome {
         area.advise(MADV_COLLAPSE).is_err(),
         "MADV_COLLAPSE filled holes"
     );
-    still_half_filled(&area)?;
+    still_half_filled(*area)?;
 
     let empty = Map::huge_pages(1).map()?;
     empty.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
@@ -135,6 +228,51 @@ fn a7_collapse_without_holes() -> Outcome {
     area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
     let _ = area.advise(MADV_COLLAPSE);
     area.check_pages(1)
+}
+
+/// A7, C53: zero pages in marked memory are no holes. They are left alone as holes are, so that no
+/// hole among them is filled.
+fn c53_collapse_among_zero_pages() -> Outcome {
+    set_thp("enabled", "always")?;
+    let area = Map::huge_pages(1).map()?;
+    let (zero, hole) = (area.pages(0..500), area.page(511));
+    zero.check_zero()?;
+    area.pages(500..511).fill_pages(1);
+    area.mark()?;
+    area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+    ensure!(
+        area.advise(MADV_COLLAPSE).is_err(),
+        "MADV_COLLAPSE filled a hole"
+    );
+    ensure_holes(hole)?;
+    ensure_present(zero)?;
+    zero.check_zero()?;
+    area.pages(500..511).check_pages(1)
+}
+
+/// D08: a huge page that is nearly all zero is taken apart under memory pressure, and zero pages take
+/// the place of what was never written: no holes.
+fn d08_underused_huge_page_leaves_no_hole() -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(20);
+    set_thp("enabled", "always")?;
+    set_thp("shrink_underused", 1)?;
+    set_thp("khugepaged/max_ptes_none", 100)?;
+    let area = Map::huge_pages(1).map()?;
+    area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+    area.page(3).fill(3);
+    ensure!(is_huge(*area)?, "no huge page");
+    area.mark()?;
+    let start = Instant::now();
+    while is_huge(*area)? {
+        ensure!(start.elapsed() < LIMIT, "it is not taken apart");
+        std::fs::write("/proc/sys/vm/drop_caches", "2").context("drop_caches")?;
+    }
+    ensure_present(*area)?;
+    area.page(3).check(3)?;
+    area.pages(0..3).check_zero()?;
+    area.pages(4..512).check_zero()?;
+    ensure_eq!(area.page(100).store(1), Ok(()), "write to a zero page");
+    Ok(())
 }
 
 /// Touches holes where each touch could get a huge page.
@@ -211,9 +349,12 @@ fn a17_nothing_is_charged() -> Outcome {
 
 register!(
     a7_khugepaged_fills_no_hole,
-    a7_mark_races_with_khugepaged,
+    c53_khugepaged_looks_again,
+    c53_mark_between_scan_and_collapse,
     a7_collapse_fills_no_hole,
     a7_collapse_without_holes,
+    c53_collapse_among_zero_pages,
+    d08_underused_huge_page_leaves_no_hole,
     a17_thp_counters_stay,
     a17_nothing_is_charged,
 );

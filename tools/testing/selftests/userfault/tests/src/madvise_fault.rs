@@ -2,7 +2,7 @@
 
 //! What is a hole, and what touching one does: SIGBUS, and nothing else.
 
-use crate::harness::{rounds, Outcome};
+use crate::harness::Outcome;
 use crate::knobs::set_thp;
 use crate::proc::{
     ensure_holes, ensure_present, entry, pages_allocated, status_kib, vma_of, Entry,
@@ -14,11 +14,9 @@ use crate::touch::{self, Fault};
 use crate::{ensure_eq, register, swap};
 use anyhow::{ensure, Context};
 use nix::sys::signal::Signal;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 /// Both a read and a write raise SIGBUS, at every page.
-fn ensure_refused(span: Span) -> Outcome {
+pub fn ensure_refused(span: Span) -> Outcome {
     for part in span.each_page() {
         ensure_eq!(part.load(), Err(Fault::sigbus(part.addr)));
         ensure_eq!(part.store(1), Err(Fault::sigbus(part.addr)));
@@ -159,85 +157,6 @@ fn a4_lazily_freed_page() -> Outcome {
     Ok(())
 }
 
-/// Reads and writes all pages while another thread disturbs them.  None may look like a hole.
-fn never_a_hole(area: &Area, mut disturb: impl FnMut() -> Outcome) -> Outcome {
-    const TIME: Duration = Duration::from_secs(3);
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let toucher = scope.spawn(|| -> Outcome {
-            let mut rounds = 0;
-            while !done.load(Ordering::Relaxed) || rounds == 0 {
-                for (index, part) in area.each_page().enumerate() {
-                    let fault = match (index + rounds) % 2 {
-                        0 => part.load().err(),
-                        _ => part.store(9).err(),
-                    };
-                    // While the protection is less, that is what a touch must say.
-                    if let Some(fault) = fault {
-                        ensure_eq!(fault.signal, Signal::SIGSEGV, "page {index}");
-                    }
-                }
-                rounds += 1;
-            }
-            Ok(())
-        });
-        let disturbed = rounds(TIME)
-            .take_while(|_| !toucher.is_finished())
-            .try_for_each(|_| disturb());
-        done.store(true, Ordering::Relaxed);
-        toucher.join().expect("it does not panic")?;
-        disturbed
-    })
-}
-
-/// A4: an entry that is empty for a moment, while mprotect changes it, is no hole.
-fn a4_mprotect_makes_no_hole() -> Outcome {
-    let area = Area::filled(64, 1)?;
-    area.mark()?;
-    never_a_hole(&area, || {
-        area.protect(libc::PROT_READ)?;
-        Ok(area.protect(RW)?)
-    })
-}
-
-/// A4: the same where the entry is that of a huge page.
-fn a4_mprotect_of_huge_page_makes_no_hole() -> Outcome {
-    let area = huge_pages(1, 1)?;
-    area.mark()?;
-    never_a_hole(&area, || {
-        area.protect(libc::PROT_READ)?;
-        area.protect(RW)?;
-        area.protect(libc::PROT_NONE)?;
-        Ok(area.protect(RW)?)
-    })
-}
-
-/// A4: a page that is copied on write is no hole meanwhile.
-fn a4_copy_on_write_makes_no_hole() -> Outcome {
-    let area = Area::filled(64, 1)?;
-    area.mark()?;
-    never_a_hole(&area, || {
-        let ended = in_child(|| Ok(()))?;
-        ensure_eq!(ended, Ended::Passed);
-        Ok(())
-    })
-}
-
-/// A4: a page that goes to swap and comes back, or migrates, is no hole meanwhile.
-fn a4_reclaim_and_migration_make_no_hole() -> Outcome {
-    let area = Area::filled(64, 1)?;
-    area.mark()?;
-    swap::out(*area)?;
-    let compact = std::path::Path::new("/proc/sys/vm/compact_memory");
-    never_a_hole(&area, || {
-        area.advise(libc::MADV_PAGEOUT).context("MADV_PAGEOUT")?;
-        if compact.exists() {
-            std::fs::write(compact, "1").context("compact_memory")?;
-        }
-        Ok(())
-    })
-}
-
 /// A5: reads raise as writes do, and install no zero page.
 fn a5_reads_and_writes() -> Outcome {
     let area = Area::marked(16)?;
@@ -373,10 +292,6 @@ register!(
     a3_instruction_fetch,
     a4_swapped_page_is_no_hole,
     a4_lazily_freed_page,
-    a4_mprotect_makes_no_hole,
-    a4_mprotect_of_huge_page_makes_no_hole,
-    a4_copy_on_write_makes_no_hole,
-    a4_reclaim_and_migration_make_no_hole,
     a5_reads_and_writes,
     a5_holes_beside_pages,
     a5_read_only_hole,

@@ -3,6 +3,7 @@
 //! Touches by the kernel: an error or a short count, as for a bad address, and the hole stays.
 
 use crate::harness::{Outcome, Skip};
+use crate::pair::{read, write, Pair};
 use crate::proc::{ensure_holes, ensure_present, vma_of};
 use crate::process::{in_child, Ended};
 use crate::special::memfd;
@@ -15,56 +16,14 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{waitpid, WaitStatus};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-
-fn read(fd: RawFd, span: Span) -> nix::Result<isize> {
-    // SAFETY: The memory of an area is never borrowed.
-    Errno::result(unsafe { libc::read(fd, span.addr as *mut libc::c_void, span.len) })
-}
-
-fn write(fd: RawFd, span: Span) -> nix::Result<isize> {
-    // SAFETY: As above.
-    Errno::result(unsafe { libc::write(fd, span.addr as *const libc::c_void, span.len) })
-}
 
 fn a_pipe(content: &[u8]) -> anyhow::Result<(File, File)> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe")?;
     let (reader, mut writer) = (File::from(reader), File::from(writer));
     writer.write_all(content).context("write")?;
     Ok((reader, writer))
-}
-
-/// Memory whose second page is a marked hole, and the like without access instead.
-struct Pair {
-    holed: Area,
-    reference: Area,
-}
-
-impl Pair {
-    fn new() -> anyhow::Result<Self> {
-        let (holed, reference) = (Area::pages(3)?, Area::pages(3)?);
-        for area in [&holed, &reference] {
-            area.page(0).fill(1);
-            area.page(2).fill(3);
-        }
-        holed.mark()?;
-        reference.page(1).protect(libc::PROT_NONE)?;
-        Ok(Self { holed, reference })
-    }
-
-    /// Both give the same result, and the hole stays.
-    fn same<T: PartialEq + std::fmt::Debug>(
-        &self,
-        what: &str,
-        mut call: impl FnMut(Span) -> anyhow::Result<T>,
-    ) -> anyhow::Result<T> {
-        let want = call(*self.reference).context("at memory without access")?;
-        let seen = call(*self.holed).context("at a hole")?;
-        ensure_eq!(seen, want, "{what}, at a hole and at memory without access");
-        ensure_holes(self.holed.page(1))?;
-        Ok(seen)
-    }
 }
 
 /// A11: read() and write() of a file, with the hole at the start, in the middle, at an odd offset.

@@ -165,7 +165,8 @@ pub fn probe_flags() -> ExitCode {
     }
 }
 
-fn mremap(old: Span, new_len: usize, flags: i32, new: usize) -> anyhow::Result<Span> {
+/// `mremap`.
+pub fn mremap(old: Span, new_len: usize, flags: i32, new: usize) -> anyhow::Result<Span> {
     // SAFETY: The memory of an area is never borrowed.
     let moved = unsafe {
         let old_addr = old.addr as *mut libc::c_void;

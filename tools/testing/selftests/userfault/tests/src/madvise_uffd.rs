@@ -3,6 +3,7 @@
 //! The mark together with mainline's userfaultfd: who serves a hole.
 
 use crate::harness::Outcome;
+use crate::madvise_fault::ensure_refused;
 use crate::proc::{ensure_holes, is_marked};
 use crate::sys::Area;
 use crate::touch::Fault;
@@ -28,6 +29,33 @@ fn a3_write_protection_serves_no_hole() -> Outcome {
     let _uffd = uffd::register_wp(*area)?;
     ensure_eq!(area.load(), Err(Fault::sigbus(area.addr)));
     ensure_holes(*area)
+}
+
+/// A3, A8: a registration to see the accesses to pages serves no holes either; whichever comes
+/// first, it or the mark.
+fn a3_tracking_serves_no_hole() -> Outcome {
+    for register in [uffd::register_wp, uffd::register_rwp] {
+        for mark_first in [true, false] {
+            let area = Area::pages(2)?;
+            area.page(0).fill(1);
+            if mark_first {
+                area.mark()?;
+            }
+            let fd = register(*area)?;
+            if !mark_first {
+                area.mark()?;
+            }
+            ensure!(is_marked(*area)?, "not marked");
+            let hole = area.page(1);
+            ensure_refused(hole)?;
+            area.page(0).check(1)?;
+            drop(fd);
+            ensure!(is_marked(*area)?, "the end of the registration took it");
+            ensure_refused(hole)?;
+            area.page(0).check(1)?;
+        }
+    }
+    Ok(())
 }
 
 /// A8: memory may be registered that is marked, and marked that is registered.  Missing pages are
@@ -65,5 +93,6 @@ fn a8_registration_for_missing_pages_comes_first() -> Outcome {
 register!(
     a3_wp_marker_is_a_hole,
     a3_write_protection_serves_no_hole,
+    a3_tracking_serves_no_hole,
     a8_registration_for_missing_pages_comes_first,
 );

@@ -4,6 +4,7 @@
 
 use crate::sys::{page, Span};
 use anyhow::{ensure, Context};
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
@@ -50,11 +51,17 @@ impl Entry {
 
 /// The entries of all pages of a range.
 pub fn entries(span: Span) -> anyhow::Result<Vec<Entry>> {
-    let file = File::open("/proc/self/pagemap").context("/proc/self/pagemap")?;
+    entries_of("self", span)
+}
+
+/// The same of a process by its number.
+pub fn entries_of(process: impl Display, span: Span) -> anyhow::Result<Vec<Entry>> {
+    let path = format!("/proc/{process}/pagemap");
+    let file = File::open(&path).with_context(|| path.clone())?;
     let mut bytes = vec![0; span.nr_pages() * size_of::<u64>()];
     let offset = span.addr / page() * size_of::<u64>();
     file.read_exact_at(&mut bytes, offset as u64)
-        .context("/proc/self/pagemap")?;
+        .context(path)?;
     Ok(bytes
         .chunks_exact(size_of::<u64>())
         .map(|entry| Entry(u64::from_ne_bytes(entry.try_into().expect("8 bytes"))))
@@ -127,7 +134,13 @@ impl Vma {
 
 /// All vmas of this process.
 pub fn vmas() -> anyhow::Result<Vec<Vma>> {
-    let text = fs::read_to_string("/proc/self/smaps").context("/proc/self/smaps")?;
+    vmas_of("self")
+}
+
+/// All vmas of a process by its number.
+pub fn vmas_of(process: impl Display) -> anyhow::Result<Vec<Vma>> {
+    let path = format!("/proc/{process}/smaps");
+    let text = fs::read_to_string(&path).context(path)?;
     let mut vmas: Vec<Vma> = Vec::new();
     for line in text.lines() {
         match line.split_once(char::is_whitespace) {

@@ -97,6 +97,13 @@ impl Holder {
     }
 }
 
+impl Holder {
+    /// Its number.
+    pub fn pid(&self) -> Pid {
+        self.0
+    }
+}
+
 impl Drop for Holder {
     fn drop(&mut self) {
         let _ = kill(self.0, Signal::SIGKILL);

@@ -4,7 +4,8 @@
 
 use crate::harness::{Outcome, Skip};
 use crate::knobs::{ksm_number, set_ksm};
-use crate::proc::{ensure_entries, ensure_holes, ensure_present, entries, entry};
+use crate::ksm;
+use crate::proc::{ensure_entries, ensure_holes, ensure_present, entry};
 use crate::process::{must_pass_in_child, Holder};
 use crate::special::{huge_pages, is_huge};
 use crate::sys::{page, remap, remap_all, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
@@ -117,39 +118,13 @@ fn a41_forked_zero_page() -> Outcome {
     ensure_moves(*src)?.check_zero()
 }
 
-/// Lets KSM work as fast as it can.
-fn hurry_ksm() -> Outcome {
-    set_ksm("smart_scan", 0)?;
-    set_ksm("sleep_millisecs", 5)?;
-    set_ksm("pages_to_scan", 20_000)?;
-    set_ksm("run", 1)
-}
-
-/// Waits until KSM has made one frame of all pages of a range.
-fn wait_merged(span: Span) -> Outcome {
-    const LIMIT: Duration = Duration::from_secs(40);
-    let start = Instant::now();
-    loop {
-        let pfns: anyhow::Result<Vec<_>> = entries(span)?.into_iter().map(|e| e.pfn()).collect();
-        let pfns = pfns?;
-        if pfns.iter().all(|pfn| *pfn == pfns[0]) {
-            return Ok(());
-        }
-        ensure!(
-            start.elapsed() < LIMIT,
-            "KSM does not merge equal pages: {pfns:x?}"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A26, C5: a page of KSM's stays where it is, and can be moved when it is no more.
 fn a26_ksm_page() -> Outcome {
-    hurry_ksm()?;
+    ksm::hurry()?;
     let src = Area::pages(4)?;
     src.each_page().for_each(|part| part.fill(4242));
     src.advise(libc::MADV_MERGEABLE).context("MADV_MERGEABLE")?;
-    wait_merged(*src)?;
+    ksm::wait_merged(&[*src])?;
     ensure_busy(*src)?;
     ensure_busy(src.page(3))?;
     src.advise(libc::MADV_UNMERGEABLE)
@@ -161,14 +136,14 @@ fn a26_ksm_page() -> Outcome {
 /// A26: KSM's zero pages move, and its count of them stays right.
 fn a26_ksm_zero_page() -> Outcome {
     set_ksm("use_zero_pages", 1)?;
-    hurry_ksm()?;
+    ksm::hurry()?;
     let before = ksm_number("ksm_zero_pages")?;
     let src = Area::pages(4)?;
     for part in src.each_page() {
         ensure_eq!(part.store(0), Ok(()));
     }
     src.advise(libc::MADV_MERGEABLE).context("MADV_MERGEABLE")?;
-    wait_merged(*src)?;
+    ksm::wait_merged(&[*src])?;
     ensure_eq!(ksm_number("ksm_zero_pages")?, before + 4, "when merged");
     let dst = ensure_moves(*src)?;
     // They may stay KSM's, or become plain zero pages, as long as the count knows.

@@ -43,7 +43,7 @@ pub fn page_out_until(span: Span, what: &str, want: fn(Entry) -> bool) -> Outcom
 
 /// Switches swap on if it is not, or skips the test where there is none.
 pub fn ensure_on() -> Outcome {
-    if swap_is_on()? {
+    if !devices()?.is_empty() {
         return Ok(());
     }
     let device = match Path::new(ZRAM_SIZE).exists() {
@@ -66,9 +66,27 @@ pub fn ensure_on() -> Outcome {
     }
 }
 
-fn swap_is_on() -> anyhow::Result<bool> {
+/// Switches all swap off, which brings back what is in it.  The next test that needs it switches
+/// it on again.
+pub fn off() -> Outcome {
+    for device in devices()? {
+        let path = CString::new(device.as_str())?;
+        // SAFETY: A valid string.
+        Errno::result(unsafe { libc::swapoff(path.as_ptr()) })
+            .with_context(|| format!("swapoff {device}"))?;
+    }
+    Ok(())
+}
+
+/// Where swap is on.
+fn devices() -> anyhow::Result<Vec<String>> {
     match fs::read_to_string("/proc/swaps") {
-        Ok(text) => Ok(text.lines().count() > 1),
+        Ok(text) => Ok(text
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().next())
+            .map(str::to_owned)
+            .collect()),
         Err(_) => Err(Skip("this kernel has no swap".into()).into()),
     }
 }

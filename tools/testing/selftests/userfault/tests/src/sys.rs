@@ -215,6 +215,16 @@ impl Span {
         Ok(())
     }
 
+    /// A copy of what is there.
+    pub fn bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len);
+        for word in self.words() {
+            // SAFETY: As in `fill()`.
+            bytes.extend_from_slice(&unsafe { word.read_volatile() }.to_ne_bytes());
+        }
+        bytes
+    }
+
     /// Fills each page with a seed of its own, `first` the first.
     pub fn fill_pages(self, first: u32) {
         (first..)

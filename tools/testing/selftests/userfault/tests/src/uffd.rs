@@ -12,8 +12,11 @@ const UFFD_API: u64 = 0xaa;
 const UFFD_FEATURE_SIGBUS: u64 = 1 << 7;
 const UFFD_FEATURE_MOVE: u64 = 1 << 16;
 const UFFD_FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
+const UFFD_FEATURE_POISON: u64 = 1 << 14;
+const UFFD_FEATURE_RWP: u64 = 1 << 17;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1 << 0;
 const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
+const UFFDIO_REGISTER_MODE_RWP: u64 = 1 << 3;
 const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1 << 0;
 
 #[repr(C)]
@@ -31,6 +34,7 @@ struct Register {
     ioctls: u64,
 }
 
+/// The argument of UFFDIO_COPY and of UFFDIO_MOVE.
 #[repr(C)]
 struct Transfer {
     dst: u64,
@@ -40,8 +44,9 @@ struct Transfer {
     done: i64,
 }
 
+/// The argument of UFFDIO_ZEROPAGE and of UFFDIO_POISON.
 #[repr(C)]
-struct ZeroPage {
+struct Fill {
     start: u64,
     len: u64,
     mode: u64,
@@ -144,19 +149,37 @@ pub fn register_missing(span: Span) -> anyhow::Result<OwnedFd> {
 
 /// Fills a range with zero pages, which wakes those who wait for them.
 pub fn zero(fd: &OwnedFd, span: Span) -> nix::Result<()> {
-    let mut arg = ZeroPage {
+    fill(fd, span, 0x04)
+}
+
+/// Registers a range for missing pages and puts poison there, which outlives the descriptor.
+pub fn poison(span: Span) -> anyhow::Result<()> {
+    let fd = open(UFFD_FEATURE_POISON)?;
+    register(&fd, span, UFFDIO_REGISTER_MODE_MISSING)?;
+    fill(&fd, span, 0x08).context("UFFDIO_POISON")
+}
+
+fn fill(fd: &OwnedFd, span: Span, number: u64) -> nix::Result<()> {
+    let mut arg = Fill {
         start: span.addr as u64,
         len: span.len as u64,
         mode: 0,
         filled: 0,
     };
-    ioctl(fd, 0x04, &mut arg)
+    ioctl(fd, number, &mut arg)
 }
 
 /// Registers a range for write protection, until the descriptor is closed.
 pub fn register_wp(span: Span) -> anyhow::Result<OwnedFd> {
     let fd = open(UFFD_FEATURE_WP_UNPOPULATED)?;
     register(&fd, span, UFFDIO_REGISTER_MODE_WP)?;
+    Ok(fd)
+}
+
+/// Registers a range to see every access to a page of it, until the descriptor is closed.
+pub fn register_rwp(span: Span) -> anyhow::Result<OwnedFd> {
+    let fd = open(UFFD_FEATURE_RWP)?;
+    register(&fd, span, UFFDIO_REGISTER_MODE_RWP)?;
     Ok(fd)
 }
 
