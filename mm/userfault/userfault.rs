@@ -42,11 +42,11 @@ const __LOG_PREFIX: &[u8] = b"userfault\0";
 
 /// Decides what `advice` makes of a vma's flags. Called by madvise(2).
 ///
-/// Returns 0 and changes `*vm_flags`, or returns a negative errno.
+/// Returns 0 and changes `*vm_flags`, or returns a negative errno. Does not sleep.
 ///
 /// # Safety
 ///
-/// The vma must be locked for writing, `vm_flags` valid for reading and writing.
+/// The mmap lock must be held for writing, `vm_flags` valid for reading and writing.
 #[cfg(CONFIG_USERFAULT)]
 #[export]
 unsafe extern "C" fn userfault_madvise(
@@ -54,7 +54,7 @@ unsafe extern "C" fn userfault_madvise(
     advice: c_int,
     vm_flags: *mut vm_flags_t,
 ) -> c_int {
-    // SAFETY: The caller promises that the vma is locked and that `vm_flags` is valid.
+    // SAFETY: The caller promises that the mmap lock is held and that `vm_flags` is valid.
     let (vma, flags) = unsafe { (VmaRef::from_raw(vma), &mut *vm_flags) };
 
     match madvise::madvise(vma, advice, *flags) {

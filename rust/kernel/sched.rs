@@ -12,14 +12,14 @@ use crate::{
 
 /// Lets another task run if one should.
 ///
-/// May sleep, so it may only be called where that is allowed.
+/// May sleep, so no spinlock may be held.
 #[inline]
 pub fn cond_resched() {
     // SAFETY: Always safe to call.
     unsafe { bindings::cond_resched() };
 }
 
-/// Whether a system call is being made through the entry for 32-bit programs.
+/// Whether a system call is being made through the entry for 32-bit programs. Does not sleep.
 #[inline]
 pub fn in_compat_syscall() -> bool {
     // SAFETY: Looks at the running task only.
@@ -27,7 +27,8 @@ pub fn in_compat_syscall() -> bool {
 }
 
 impl Task {
-    /// Whether a signal is pending that will end the task.
+    /// Whether a signal is pending that will end the task. Does not sleep, and needs no lock: the
+    /// answer may be out of date, but a yes stays one.
     #[inline]
     pub fn fatal_signal_pending(&self) -> bool {
         // SAFETY: The task is valid, and the function reads its flags as single words.

@@ -142,7 +142,7 @@ impl Arg for UserPtr {
             or `()`"
 )]
 pub trait Value {
-    /// Returns the value for the register that holds the result.
+    /// Returns the value for the register that holds the result, with the sign of its type.
     fn into_reg(self) -> c_long;
 }
 
@@ -173,7 +173,8 @@ impl Value for isize {
     }
 }
 
-/// Returns what a system call gives back to the program: the value, or the negative `errno`.
+/// Returns what a system call gives back to the program, as the register is to hold it: the value,
+/// or the negative `errno`.
 ///
 /// # Examples
 ///
@@ -230,7 +231,7 @@ pub unsafe fn x64_args(regs: *const bindings::pt_regs) -> [c_ulong; MAX_ARGS] {
     }
 }
 
-/// Returns the registers that hold the arguments of a 32-bit system call.
+/// Returns the registers that hold the arguments of a 32-bit system call on x86-64.
 ///
 /// The registers are not cut to 32 bits yet: [`Arg::from_ia32_reg`] does it.
 ///
@@ -253,7 +254,7 @@ pub unsafe fn ia32_args(regs: *const bindings::pt_regs) -> [c_ulong; MAX_ARGS] {
     }
 }
 
-/// Returns the registers that hold the arguments of a system call.
+/// Returns the registers that hold the arguments of a system call on 64-bit powerpc.
 ///
 /// # Safety
 ///

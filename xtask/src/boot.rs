@@ -31,31 +31,51 @@ pub fn test_program(
     name: &str,
     program: &Path,
     mib: u32,
+    show: impl FnMut(Line),
+) -> Result<()> {
+    in_guest(ctx, objects, name, program, &[mib.to_string()], GOOD, show)
+}
+
+/// Runs the example of the documentation in a guest.
+pub fn example(ctx: &Ctx) -> Result<()> {
+    let program = programs::example(ctx)?;
+    in_guest(ctx, &ctx.objects(), "example", &program, &[], "lazy_image: ok", |_| ())
+}
+
+/// Runs a program that says `good` at its end where all is well.
+fn in_guest(
+    ctx: &Ctx,
+    objects: &Path,
+    name: &str,
+    program: &Path,
+    args: &[String],
+    good: &str,
     mut show: impl FnMut(Line),
 ) -> Result<()> {
+    let base = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let guest = Guest {
         objects,
         name,
         programs: &[program.into()],
-        command: vec!["remap_anon_pages".into(), mib.to_string()],
+        command: [std::slice::from_ref(&base), args].concat(),
         words: "",
         clock: Clock::Time,
         minutes: 20,
     };
-    let (mut good, mut over) = (false, false);
+    let (mut said, mut over) = (false, false);
     let console = guest.boot(ctx, |line| {
         if let Line::Program(text) = line {
-            good |= text.trim() == GOOD;
+            said |= text.trim() == good;
         }
         // What comes after the program is of no interest, and its verdict is to be the last line.
         if !over {
-            over = good;
+            over = said;
             show(line);
         }
     })?;
-    match console.ended.get("remap_anon_pages") {
-        Some(0) if good => Ok(()),
-        Some(0) => bail!("the test program did not say '{GOOD}'\n{}", console.tail()),
-        status => bail!("the test program failed (status {})\n{}", status.unwrap_or(&-1), console.tail()),
+    match console.ended.get(&base) {
+        Some(0) if said => Ok(()),
+        Some(0) => bail!("{base} did not say '{good}'\n{}", console.tail()),
+        status => bail!("{base} failed (status {})\n{}", status.unwrap_or(&-1), console.tail()),
     }
 }

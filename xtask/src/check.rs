@@ -9,7 +9,7 @@ use crate::guest::{Clock, Guest};
 use crate::rules::{self, Rules};
 use crate::run::{Job, MINUTE};
 use crate::tap::{State, Tap};
-use crate::{kernel, off, programs, tree};
+use crate::{docs, kernel, off, programs, tree};
 use anyhow::{anyhow, bail, Result};
 use std::path::{Path, PathBuf};
 
@@ -58,7 +58,7 @@ impl Report {
 }
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(11);
+    ctx.ui.plan(15);
     if !kernel::prepare(ctx)? {
         bail!(tree::ELSEWHERE);
     }
@@ -78,6 +78,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         let moved = programs::test_program(ctx)
             .and_then(|program| boot::test_program(ctx, &ctx.objects(), "boot", &program, ctx.size, |_| ()));
         report.add(ctx, "the test program", moved);
+        report.add(ctx, "the example of the documentation", boot::example(ctx));
         let mut reports = Reports::default();
         let run = programs::tests(ctx)
             .and_then(|programs| tests(ctx, &ctx.objects(), "check", &programs, &ctx.tests, &mut reports));
@@ -111,6 +112,10 @@ fn host(ctx: &Ctx, report: &mut Report) {
             }
         }
         Err(e) => report.add(ctx, "the rules", Err(e)),
+    }
+    match docs::quick(ctx) {
+        Ok(all) => all.into_iter().for_each(|(name, result)| report.add(ctx, name, result)),
+        Err(e) => report.add(ctx, "the documentation", Err(e)),
     }
 }
 

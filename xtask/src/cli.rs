@@ -70,6 +70,8 @@ pub enum Command {
     Headers,
     /// rustfmt and clippy on kernel code and user code
     Lint,
+    /// Man pages, kernel-doc, rustdoc and Sphinx: no warning of what is ours
+    Docs,
     /// Prove that with our options off the compiled kernel is upstream's
     Off,
     /// Prove that every commit builds, boots, and is as upstream wants it

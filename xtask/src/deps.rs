@@ -11,7 +11,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
 /// How to see that something is there.
-enum Sign {
+pub enum Sign {
     Program(&'static str),
     File(&'static str),
     StaticProgram(&'static str),
@@ -66,15 +66,21 @@ pub fn all(ctx: &Ctx) -> Result<()> {
 
 /// Everything but the compilers.
 fn base(ctx: &Ctx) -> Result<()> {
-    let mut missing: Vec<&str> = NEEDED.iter().filter(|(sign, _)| !sign.there()).map(|(_, p)| *p).collect();
-    let debian = which("apt-get").is_some();
-    if debian && !Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists() {
-        missing.push("debian-archive-keyring");
+    let mut needed = Vec::from(NEEDED);
+    if which("apt-get").is_some() {
+        let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        needed.push((Sign::File(keys), "debian-archive-keyring"));
     }
+    need(ctx, &needed)
+}
+
+/// Installs what of this is missing.
+pub fn need(ctx: &Ctx, needed: &[(Sign, &str)]) -> Result<()> {
+    let missing: Vec<&str> = needed.iter().filter(|(sign, _)| !sign.there()).map(|(_, p)| *p).collect();
     if !missing.is_empty() {
         install(ctx, &missing)?;
     }
-    for (sign, package) in &NEEDED {
+    for (sign, package) in needed {
         if !sign.there() {
             bail!(
                 "{package} is still missing after its installation; see {}",

@@ -122,7 +122,7 @@ pub fn complaints(log: &str, ours: impl Fn(&str) -> bool) -> Vec<String> {
     };
     for line in log.lines() {
         let begins = line.starts_with("warning") || line.starts_with("error") || line.contains(": warning: ");
-        if begins || line.starts_with("  RUSTC") {
+        if begins || line.starts_with("  RUST") {
             flush(&mut block);
         }
         // Kbuild's own lines, such as "  CC      mm/memory.o", stand anywhere.

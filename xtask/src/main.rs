@@ -17,6 +17,7 @@ mod console;
 mod ctx;
 mod debian;
 mod deps;
+mod docs;
 mod elf;
 mod export;
 mod git;
@@ -70,6 +71,7 @@ fn main() -> std::process::ExitCode {
         Command::Check => check::run(&ctx),
         Command::Bench => bench::run(&ctx),
         Command::Lint => lint::run(&ctx),
+        Command::Docs => docs::run(&ctx),
         Command::Off => off::run(&ctx),
         Command::BisectCheck => bisect::run(&ctx),
         Command::Mbox => mbox::run(&ctx),

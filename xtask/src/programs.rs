@@ -15,6 +15,14 @@ pub fn test_program(ctx: &Ctx) -> Result<PathBuf> {
     compile(ctx, &ctx.selftests(), &ctx.plain())
 }
 
+/// The example of Documentation/admin-guide/mm/userfault.rst. People paste it: no compiler of
+/// theirs is to complain.
+pub fn example(ctx: &Ctx) -> Result<PathBuf> {
+    headers::install(ctx)?;
+    ctx.ui.step("program", "the example of the documentation");
+    gcc(ctx, "lazy_image", &ctx.selftests(), &ctx.plain(), &["-pthread", "-Wpedantic", "-Werror"])
+}
+
 /// The tests in Rust, and what they run.
 pub fn tests(ctx: &Ctx) -> Result<Vec<PathBuf>> {
     headers::install(ctx)?;
@@ -53,7 +61,8 @@ fn gcc(ctx: &Ctx, name: &str, selftests: &Path, objects: &Path, options: &[&str]
     std::fs::create_dir_all(objects.join("tests"))?;
     let mut args: Vec<String> = ["-static", "-O2", "-Wall", "-Wextra"].map(String::from).into();
     args.extend(options.iter().map(|o| o.to_string()));
-    args.push(format!("-I{}", objects.join("usr/include").display()));
+    // As where a distribution has them, so that their own style is of no interest.
+    args.extend(["-isystem".into(), objects.join("usr/include").display().to_string()]);
     args.extend(["-o".into(), out.display().to_string()]);
     args.push(selftests.join(name).with_extension("c").display().to_string());
     let hint = "the compiler's message says what; the headers come from include/uapi";

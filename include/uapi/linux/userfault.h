@@ -17,30 +17,55 @@
  * not know is EINVAL, so a program can probe for one.
  */
 
-/* A hole in the source counts as moved: the destination stays a hole there. */
+/**
+ * define RAP_ALLOW_SRC_HOLES - a hole in the source counts as moved
+ *
+ * The destination stays a hole there. It must be one all the same.
+ */
 #define RAP_ALLOW_SRC_HOLES	(1UL << 0)
 
-/*
- * Wake the threads that wait on what was moved, so that a handler needs no
- * second call for it. EINVAL on a kernel without the range protocol.
+/**
+ * define RAP_WAKE - wake the threads that wait on what was moved
+ *
+ * So that a handler needs no second call for it. EINVAL on a kernel without the
+ * range protocol.
  */
 #define RAP_WAKE		(1UL << 1)
 
 /*
- * Handshake of the range protocol: write the version that is wanted, 8 bytes,
- * then read the answer, 8 bytes: the same version, or
- * USERFAULTFD_UNKNOWN_PROTOCOL, after which another one may be written.
+ * The range protocol. No kernel speaks it yet; the constants are declared so
+ * that their values are known.
+ */
+
+/**
+ * define USERFAULTFD_PROTOCOL - the version of the range protocol
+ *
+ * A handshake comes first: write the version that is wanted, 8 bytes, then read
+ * the answer, 8 bytes: the same version, or %USERFAULTFD_UNKNOWN_PROTOCOL.
  */
 #define USERFAULTFD_PROTOCOL		0xaa
+
+/**
+ * define USERFAULTFD_UNKNOWN_PROTOCOL - the answer to a version not known
+ *
+ * Another one may be written after it.
+ */
 #define USERFAULTFD_UNKNOWN_PROTOCOL	((__u64)-1)
 
-/*
+/**
+ * define USERFAULTFD_RANGE_REGISTER - in the low bits of start: register
+ *
  * A write of 16 bytes, [start, end), wakes the threads that wait in the range.
- * With one of these in the low bits of start it changes what the descriptor
- * serves: [start | USERFAULTFD_RANGE_REGISTER, end) registers the range,
- * [start | USERFAULTFD_RANGE_UNREGISTER, end) ends that.
+ * [start | USERFAULTFD_RANGE_REGISTER, end) has the descriptor serve the range.
  */
 #define USERFAULTFD_RANGE_REGISTER	0x1
+
+/**
+ * define USERFAULTFD_RANGE_UNREGISTER - in the low bits of start: unregister
+ *
+ * [start | USERFAULTFD_RANGE_UNREGISTER, end) ends what
+ * %USERFAULTFD_RANGE_REGISTER began.
+ */
 #define USERFAULTFD_RANGE_UNREGISTER	0x2
 
 #endif /* _UAPI_LINUX_USERFAULT_H */

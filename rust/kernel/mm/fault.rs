@@ -29,7 +29,7 @@ impl FaultResult {
     /// The access gets SIGBUS, or EFAULT where the kernel makes it.
     pub const SIGBUS: Self = Self(bindings::vm_fault_reason_VM_FAULT_SIGBUS);
 
-    /// The value as C has it.
+    /// The value as C has it: `VM_FAULT_*`, or 0.
     #[inline]
     pub fn into_raw(self) -> bindings::vm_fault_t {
         self.0
@@ -58,21 +58,23 @@ impl VmFault {
         unsafe { &*vmf.cast() }
     }
 
-    /// The vma in which the access was made.
+    /// The vma in which the access was made. It is locked for as long as the fault lives.
     #[inline]
     pub fn vma(&self) -> &VmaRef {
         // SAFETY: By the type invariants the vma is valid and locked.
         unsafe { VmaRef::from_raw((*self.0.get()).__bindgen_anon_1.vma) }
     }
 
-    /// Locks the entry that was touched and reads it again.
+    /// Locks the entry that was touched and reads it again. The guard that is returned holds the
+    /// lock of the entry: that of its pte table, or of the pmd where there is no table.
     ///
     /// An entry is none for a moment while others work on it (mprotect, migration, a copy on
     /// write, a move that is put back), but never while its lock is free. So the entry that the
     /// fault was taken for tells nothing, and this does. Returns `None` where it is no hole: the
     /// entry holds something by now, or it has changed in another way since the fault looked.
     ///
-    /// Allocates nothing. Does not sleep. The caller may hold no page-table lock.
+    /// Allocates nothing. Does not sleep. The caller holds no page-table lock; the lock that is
+    /// taken is a spinlock, so there is no sleeping until the guard is dropped.
     pub fn lock_hole(&self) -> Option<HoleGuard<'_>> {
         let vmf = self.0.get();
         let mm = self.vma().mm().as_raw();

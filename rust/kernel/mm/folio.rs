@@ -70,7 +70,8 @@ impl Folio {
         unsafe { &*ptr.cast() }
     }
 
-    /// Returns a raw pointer to the folio.
+    /// Returns a raw pointer to the folio, which is valid for as long as `self` is. No reference is
+    /// taken.
     #[inline]
     pub fn as_ptr(&self) -> *mut bindings::folio {
         self.0.get()
@@ -78,7 +79,8 @@ impl Folio {
 
     /// Whether the folio has more than one page.
     ///
-    /// Stable while the folio is locked, or while a page-table entry that maps it is.
+    /// Stable while the folio is locked, or while a page-table entry that maps it is. Does not
+    /// sleep.
     #[inline]
     pub fn is_large(&self) -> bool {
         // SAFETY: The pointer is valid since self is a reference.
@@ -88,14 +90,17 @@ impl Folio {
     /// Whether any page of the folio may be pinned for DMA.
     ///
     /// May say yes for a folio with very many references. A no is final only once nobody can pin
-    /// any more: after the entries that map it were cleared under their lock.
+    /// any more: after the entries that map it were cleared under their lock. Does not sleep.
     #[inline]
     pub fn maybe_dma_pinned(&self) -> bool {
         // SAFETY: The pointer is valid since self is a reference.
         unsafe { bindings::folio_maybe_dma_pinned(self.as_ptr()) }
     }
 
-    /// Locks the folio if nobody else holds its lock. Does not sleep.
+    /// Locks the folio, until the guard is dropped, if nobody else holds its lock; `None` if
+    /// somebody does.
+    ///
+    /// Does not sleep, and may be called under a page-table lock.
     #[inline]
     #[must_use = "the folio unlocks immediately when the guard is unused"]
     pub fn try_lock(&self) -> Option<FolioGuard<'_>> {
@@ -116,7 +121,9 @@ impl Folio {
     /// An extra reference makes a split or a migration of the folio fail, so a waiter must not
     /// keep one. Afterwards the caller knows nothing of the folio and looks it up again.
     ///
-    /// May sleep. Fails with `EINTR` when a fatal signal arrives.
+    /// Sleeps, so no spinlock may be held, and no lock that the one who holds the folio's may be
+    /// waiting for: best none. Fails with `EINTR` when a fatal signal arrives; the reference is
+    /// gone then too.
     #[inline]
     pub fn put_and_wait_unlocked(this: ARef<Folio>) -> Result {
         let folio = ARef::into_raw(this);
@@ -144,7 +151,7 @@ pub struct FolioGuard<'a> {
 }
 
 impl FolioGuard<'_> {
-    /// The folio whose lock is held.
+    /// The folio whose lock is held, for as long as the guard lives.
     #[inline]
     pub fn folio(&self) -> &Folio {
         self.folio
@@ -184,10 +191,12 @@ impl From<FolioGuard<'_>> for LockedFolio {
 }
 
 impl LockedFolio {
-    /// Splits a large folio into single pages.
+    /// Splits a large folio into single pages, and unlocks it. A folio of one page is left as it
+    /// is.
     ///
-    /// Fails with `EAGAIN` where others hold references, and with `EBUSY` where the folio cannot
-    /// be split now. May sleep, so no page-table lock may be held.
+    /// Fails with `EAGAIN` where others hold references, with `EBUSY` where the folio cannot be
+    /// split now, and with `EINVAL` where it never can. It is whole then. May sleep, so no
+    /// page-table lock may be held; those of vmas, or the mmap lock, may.
     pub fn split(self) -> Result {
         // C warns when it is given a single page.
         if !self.folio.is_large() {

@@ -34,9 +34,11 @@ pub struct InvalidateRange<'a> {
 }
 
 impl<'a> InvalidateRange<'a> {
-    /// Has secondary MMUs drop what they hold of `range`, whose entries are about to be cleared.
+    /// Has secondary MMUs drop what they hold of `range`, addresses of `vma` whose entries are
+    /// about to be cleared (`MMU_NOTIFY_CLEAR`).
     ///
-    /// Returns `None` for a range that is empty or not inside the vma.
+    /// Returns `None` for a range that is empty or not inside the vma. The vma stays locked for as
+    /// long as this lives.
     ///
     /// Costs next to nothing where nobody listens. May sleep where somebody does, so no spinlock
     /// may be held.
@@ -68,7 +70,8 @@ impl<'a> InvalidateRange<'a> {
         })
     }
 
-    /// Whether `range` of `vma` is in the range.
+    /// Whether `range`, addresses of `vma`, is in the range that secondary MMUs were told of. Does
+    /// not sleep.
     #[inline]
     pub fn covers(&self, vma: &VmaRef, range: &Range<usize>) -> bool {
         vma.is_in(self.mm) && self.range.start <= range.start && range.end <= self.range.end

@@ -6,6 +6,8 @@
 //! what it maps do not go away, and an entry that names a pte table is only a hint until the
 //! table's lock is held ([`PteTable`], [`PtePair`](super::pte_pair::PtePair)).
 //!
+//! Addresses and lengths are in bytes. Nothing here sleeps but what says so.
+//!
 //! C header: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h)
 
 use crate::{
@@ -49,7 +51,7 @@ pub enum PteKind {
 }
 
 impl Pte {
-    /// What the entry holds.
+    /// What the entry holds. Looks at the value alone, so it needs no lock.
     #[inline]
     pub fn kind(self) -> PteKind {
         // SAFETY: These functions look at a value and are always safe to call.
@@ -72,7 +74,7 @@ impl Pte {
         }
     }
 
-    /// Whether the entry holds nothing.
+    /// Whether the entry holds nothing. Looks at the value alone, so it needs no lock.
     #[inline]
     pub fn is_none(self) -> bool {
         // SAFETY: `pte_none` is always safe to call.
@@ -111,7 +113,7 @@ impl VmaRef {
     ///
     /// A table or a huge page is a hint that may be out of date when it arrives. An empty slot is
     /// read again under its lock, since it is empty for a moment while others work on it. Does not
-    /// sleep.
+    /// sleep; the caller holds no page-table lock.
     ///
     /// The addresses must lie in the vma, and that must be private anonymous; else the answer is an
     /// empty hole.
@@ -170,9 +172,9 @@ impl VmaRef {
 
     /// Allocates the page tables for `address` down to a pte table, where there are none.
     ///
-    /// The caller looks the entry up again: it may also find a huge page by then. May sleep.
-    /// Fails with `ENOMEM`, and with `EINVAL` for an address outside the vma or a vma that is not
-    /// private anonymous.
+    /// The caller looks the entry up again: it may also find a huge page by then. May sleep, so no
+    /// page-table lock may be held. Fails with `ENOMEM`, and with `EINVAL` for an address outside
+    /// the vma or a vma that is not private anonymous.
     #[cold]
     pub fn alloc_table(&self, address: usize) -> Result {
         if address < self.start() || address >= self.end() || !self.is_private_anonymous() {
@@ -229,7 +231,8 @@ impl<'a> Pmd<'a> {
         unsafe { bindings::pmd_addr_end(self.address, end) }.saturating_sub(self.address)
     }
 
-    /// What the slot holds, read under its lock. Does not sleep.
+    /// What the slot holds, read under its lock, which is let go of again. Does not sleep; the
+    /// caller holds no page-table lock.
     pub fn huge_kind(&self) -> HugeKind {
         // SAFETY: The slot is valid by the type invariants.
         let ptl = unsafe { bindings::pmd_lock(self.vma.mm().as_raw(), self.pmd) };
@@ -265,7 +268,8 @@ impl<'a> Pmd<'a> {
 
     /// Replaces an entry for a huge page by a table that maps the same memory in small pages.
     ///
-    /// The folio stays whole. Does nothing where the slot holds no huge page any more. May sleep.
+    /// The folio stays whole. Does nothing where the slot holds no huge page any more. May sleep,
+    /// so no page-table lock may be held.
     #[inline]
     pub fn split_huge(&self) {
         // SAFETY: The slot and the vma are valid by the type invariants.
@@ -276,7 +280,7 @@ impl<'a> Pmd<'a> {
     /// table, has been migrated.
     ///
     /// Takes no reference to the page, which would keep it from being migrated. Returns at once
-    /// where there is no such entry any more.
+    /// where there is no such entry any more. No page-table lock may be held.
     #[inline]
     pub fn wait_for_migration(&self) {
         let mm = self.vma.mm().as_raw();
@@ -291,9 +295,11 @@ impl<'a> Pmd<'a> {
         }
     }
 
-    /// Maps and locks the pte table. Returns `None` where the slot names no table any more.
+    /// Maps and locks the pte table, until the guard is dropped. Returns `None` where the slot
+    /// names no table any more.
     ///
-    /// The lock is a spinlock: no sleeping until the guard is dropped.
+    /// The lock is a spinlock: no sleeping until the guard is dropped. The caller holds no other
+    /// page-table lock.
     #[inline]
     pub fn lock_table(&self) -> Option<PteTable<'a>> {
         let mut ptl = ptr::null_mut();

@@ -205,11 +205,12 @@ impl DstBits {
 impl<'a> PtePair<'a> {
     /// Maps and locks the tables of two slots for moving up to `len` bytes from `src` to `dst`.
     ///
-    /// Returns `None` where one of the slots names no table any more, and where `notified` or the
-    /// vmas do not cover the whole of `len` or are not of one mm. `len` is in bytes, a multiple of
-    /// the page size.
+    /// `len` is in bytes, a multiple of the page size. `notified` is the range of the source, whose
+    /// copies secondary MMUs have dropped. Returns `None` where one of the slots names no table any
+    /// more, and where `notified` or the vmas do not cover the whole of `len` or are not of one mm.
     ///
-    /// The locks are spinlocks: no sleeping until the pair is dropped.
+    /// The locks are spinlocks: no sleeping until the pair is dropped. The caller holds no
+    /// page-table lock.
     #[inline]
     pub fn lock(
         dst: &Pmd<'a>,
@@ -262,7 +263,10 @@ impl<'a> PtePair<'a> {
         (pair.dst.is_current() && pair.src.is_current()).then_some(pair)
     }
 
-    /// The next pair of entries; `None` at the end of either table or of the length.
+    /// The pair of entries that it stands at; `None` at the end of either table or of the length.
+    ///
+    /// What is done with the pair of entries makes this stand at the next. Where it is dropped
+    /// instead, both entries stay as they are and come again.
     #[inline]
     pub fn current(&mut self) -> Option<EntryPair<'_, 'a>> {
         // INVARIANT: There is a page left, and the entries are read under their locks.
@@ -273,7 +277,7 @@ impl<'a> PtePair<'a> {
         })
     }
 
-    /// The source address that the pair stands at.
+    /// The source address that the pair stands at, in bytes: all before it is done with.
     #[inline]
     pub fn src_address(&self) -> usize {
         self.src.address
@@ -357,13 +361,13 @@ pub struct EntryPair<'p, 'a> {
 }
 
 impl<'p, 'a> EntryPair<'p, 'a> {
-    /// The value of the destination's entry.
+    /// The value of the destination's entry, read under its lock.
     #[inline]
     pub fn dst(&self) -> Pte {
         self.dst
     }
 
-    /// The value of the source's entry.
+    /// The value of the source's entry, read under its lock.
     #[inline]
     pub fn src(&self) -> Pte {
         self.src
@@ -434,7 +438,11 @@ impl<'p, 'a> SrcPage<'p, 'a> {
         self.folio
     }
 
-    /// Locks the page's folio by trying.
+    /// Locks the page's folio by trying, since elsewhere its lock comes before those of page
+    /// tables.
+    ///
+    /// Does not sleep. What is returned for a folio that is large or that somebody else has locked
+    /// has a reference of its own, and outlives the pair.
     #[inline]
     pub fn try_lock(self) -> TryLock<'p, 'a> {
         match self.folio.try_lock() {
@@ -470,7 +478,8 @@ pub struct LockedPage<'p, 'a> {
 }
 
 impl<'p, 'a> LockedPage<'p, 'a> {
-    /// Takes the page out of the source: from here on an access finds a hole.
+    /// Takes the page out of the source: from here on an access finds a hole, and nobody can pin
+    /// the page any more.
     #[inline]
     pub fn take(self) -> TakenPage<'p, 'a> {
         let pte = self.pair.clear_src();
@@ -504,7 +513,9 @@ impl TakenPage<'_, '_> {
 
     /// Puts the page in place at the destination, and goes on to the next pair of entries.
     ///
-    /// Its reverse mapping goes over to the destination's vma first.
+    /// Its reverse mapping goes over to the destination's vma first. The entry gets the protection
+    /// of that vma, is dirty and young, and has what those who look for changes go by. The folio is
+    /// unlocked.
     #[inline]
     pub fn place(self) {
         let mut this = ManuallyDrop::new(self);
