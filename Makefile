@@ -7,7 +7,7 @@
 
 export ARCH CONFIG KERNEL_SRC KERNEL_REF SIZE TESTS AGAINST FORCE V
 
-TARGETS := boot check bench tree kernel shell export headers lint docs off bisect-check mbox deps help
+TARGETS := boot check check-upstream bench tree kernel shell export headers lint docs off bisect-check mbox deps help
 
 # A variable that is not given takes the default that xtask has for it.
 $(foreach v,ARCH CONFIG KERNEL_SRC KERNEL_REF SIZE TESTS AGAINST FORCE V,$(if $($(v)),,$(eval unexport $(v))))

@@ -64,6 +64,7 @@ fn measure(ctx: &Ctx) -> Result<Vec<Figure>> {
         command: vec!["userfault-tests".into(), "--bench".into()],
         words: "",
         clock: Clock::Instructions,
+        processors: 2,
         minutes: 20,
     };
     let mut figures = Vec::new();

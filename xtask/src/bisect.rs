@@ -147,6 +147,7 @@ impl Kernel {
             command: PLAIN.map(String::from).to_vec(),
             words: "",
             clock: Clock::Time,
+            processors: 2,
             minutes: 5,
         };
         match guest.boot(ctx, |_| ())?.ended.get(PLAIN[0]) {

@@ -60,6 +60,7 @@ fn in_guest(
         command: [std::slice::from_ref(&base), args].concat(),
         words: "",
         clock: Clock::Time,
+        processors: 2,
         minutes: 20,
     };
     let (mut said, mut over) = (false, false);

@@ -37,6 +37,7 @@ pub struct Cli {
     pub verbosity: u8,
 
     /// Make the tree anew although it holds work that was not exported; a copy is kept (1).
+    /// check-upstream: run the pristine kernel although its results are known.
     #[arg(long, env = "FORCE", default_value_t = 0, global = true)]
     pub force: u8,
 
@@ -44,7 +45,7 @@ pub struct Cli {
     #[arg(long, env = "AGAINST", global = true)]
     pub against: Option<PathBuf>,
 
-    /// Names of tests in the guest; all where none is given.
+    /// Names of tests in the guest, or of suites of check-upstream; all where none is given.
     #[arg(long, env = "TESTS", value_delimiter = ' ', global = true)]
     pub tests: Vec<String>,
 }
@@ -58,6 +59,9 @@ pub enum Command {
     Check,
     /// Measure what a page costs, ours beside mainline's, in instructions
     Bench,
+    /// Upstream's own tests of memory management, on a pristine kernel and on ours: any difference
+    /// fails
+    CheckUpstream,
     /// Make build/linux: upstream plus one commit per patch
     Tree,
     /// Build the kernel (and the tree, where something changed)

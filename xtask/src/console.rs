@@ -44,7 +44,11 @@ pub enum Line<'a> {
     Kernel(&'a str),
     /// The program's that runs.
     Program(&'a str),
-    /// A word from init to us.
+    /// The program of this name begins.
+    Begin(&'a str),
+    /// It ended with this status.
+    End(i32),
+    /// Another word from the guest to us.
     Mark,
 }
 
@@ -80,6 +84,9 @@ impl Console {
             false => self.complaint.is_match(line),
         };
         if complaint {
+            if let (0, Some(name)) = (self.trace, &self.running) {
+                self.complaints.push(format!("while {name} ran:"));
+            }
             self.trace = TRACE;
         }
         if self.trace > 0 && (complaint || !said_by_test) {
@@ -92,13 +99,18 @@ impl Console {
         }
     }
 
-    fn mark(&mut self, word: &str) -> Line<'static> {
+    fn mark<'a>(&mut self, word: &'a str) -> Line<'a> {
         let mut words = word.split_whitespace();
         match (words.next(), words.next(), words.next()) {
-            (Some("begin"), Some(name), _) => self.running = Some(name.into()),
+            (Some("begin"), Some(name), _) => {
+                self.running = Some(name.into());
+                return Line::Begin(name);
+            }
             (Some("end"), Some(name), Some(status)) => {
+                let status = status.parse().unwrap_or(-1);
                 self.running = None;
-                self.ended.insert(name.into(), status.parse().unwrap_or(-1));
+                self.ended.insert(name.into(), status);
+                return Line::End(status);
             }
             (Some("tainted"), Some(mask), _) if mask.parse().is_ok_and(|m: u64| m & !TAINT_TEST == 0) => {}
             (Some("tainted"), ..) => self.complaints.push(format!("the kernel is {word}")),
@@ -159,10 +171,10 @@ mod tests {
 
     #[test]
     fn knows_who_printed() {
-        let mut console = watch("userfault: begin tests");
+        let mut console = watch("userfault: begin tests\nuserfault: alive");
         assert!(matches!(console.line("ok 1 - a"), Line::Program(_)));
         assert!(matches!(console.line("[   1.5] hello"), Line::Kernel(_)));
-        console.line("userfault: end tests 3");
+        assert!(matches!(console.line("userfault: end tests 3"), Line::End(3)));
         console.line("userfault: done");
         assert_eq!((console.ended["tests"], console.done), (3, true));
     }

@@ -17,8 +17,11 @@ pub enum Sign {
     StaticProgram(&'static str),
 }
 
+/// What must be there, and Debian's package of it.
+pub type Need = (Sign, &'static str);
+
 /// What each thing is for is plain from its name; beside it Debian's package.
-const NEEDED: [(Sign, &str); 19] = [
+const NEEDED: [Need; 19] = [
     (Sign::Program("git"), "git"),
     (Sign::Program("make"), "make"),
     (Sign::Program("gcc"), "gcc"),
@@ -38,6 +41,13 @@ const NEEDED: [(Sign, &str); 19] = [
     (Sign::Program("ccache"), "ccache"),
     (Sign::StaticProgram("busybox"), "busybox-static"),
     (Sign::Program("qemu-system-x86_64"), "qemu-system-x86"),
+];
+
+/// What upstream's selftests of mm are linked with. Without liburing they leave tests out.
+const LIBRARIES: [Need; 3] = [
+    (Sign::File("/usr/include/numa.h"), "libnuma-dev"),
+    (Sign::File("/usr/include/sys/capability.h"), "libcap-dev"),
+    (Sign::File("/usr/include/liburing.h"), "liburing-dev"),
 ];
 
 impl Sign {
@@ -74,8 +84,13 @@ fn base(ctx: &Ctx) -> Result<()> {
     need(ctx, &needed)
 }
 
+/// The libraries that upstream's selftests are built with.
+pub fn libraries(ctx: &Ctx) -> Result<()> {
+    need(ctx, &LIBRARIES)
+}
+
 /// Installs what of this is missing.
-pub fn need(ctx: &Ctx, needed: &[(Sign, &str)]) -> Result<()> {
+pub fn need(ctx: &Ctx, needed: &[Need]) -> Result<()> {
     let missing: Vec<&str> = needed.iter().filter(|(sign, _)| !sign.there()).map(|(_, p)| *p).collect();
     if !missing.is_empty() {
         install(ctx, &missing)?;

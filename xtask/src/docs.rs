@@ -4,7 +4,7 @@
 //! pages and kernel-doc are quick and part of `make check` too; rustdoc and Sphinx are not.
 
 use crate::ctx::Ctx;
-use crate::deps::{self, Sign};
+use crate::deps::{self, Need, Sign};
 use crate::kernel::{self, Kbuild};
 use crate::lint::complaints;
 use crate::run::{stream, End, Limits, MINUTE};
@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 /// What reads man pages and kernel-doc.
-const QUICK: [(Sign, &str); 4] = [
+const QUICK: [Need; 4] = [
     (Sign::Program("man"), "man-db"),
     (Sign::Program("groff"), "groff-base"),
     (Sign::Program("mandoc"), "mandoc"),
@@ -26,7 +26,7 @@ const QUICK: [(Sign, &str); 4] = [
 ];
 
 /// What the kernel's pages are made with.
-const SPHINX: [(Sign, &str); 2] = [
+const SPHINX: [Need; 2] = [
     (Sign::Program("sphinx-build"), "python3-sphinx"),
     (Sign::File("/usr/lib/python3/dist-packages/yaml/__init__.py"), "python3-yaml"),
 ];

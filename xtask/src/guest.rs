@@ -35,6 +35,7 @@ pub struct Guest<'a> {
     /// Added to the kernel's command line.
     pub words: &'a str,
     pub clock: Clock,
+    pub processors: u32,
     /// For the plain kernel; a debug kernel gets three times as long.
     pub minutes: u64,
 }
@@ -53,7 +54,9 @@ impl Guest<'_> {
         let kernel = self.objects.file_name().unwrap_or_default().to_string_lossy();
         ctx.ui.step("boot", &format!("{} ({kernel}), {}", self.name, accel.name()));
         let words = format!("userfault.run={} {}", self.command.join(","), self.words);
-        let machine = Machine { image: &image, initramfs: &initramfs, words, accel, terminal: false };
+        let processors = self.processors;
+        let machine =
+            Machine { image: &image, initramfs: &initramfs, words, accel, processors, terminal: false };
         let path = ctx.log(&format!("console-{}-{kernel}", self.name));
         let mut log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let (silence, factor) = if ctx.debug() { (480, 3) } else { (60, 1) };

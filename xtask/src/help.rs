@@ -20,7 +20,7 @@ pub fn run() -> Result<()> {
     for arg in cli.get_arguments() {
         if let Some(name) = arg.get_env() {
             println!(
-                "  {:<11} {}",
+                "  {:<14} {}",
                 name.to_string_lossy(),
                 arg.get_help().map(|h| h.to_string()).unwrap_or_default()
             );

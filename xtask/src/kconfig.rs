@@ -101,6 +101,11 @@ fn wanted(fragments: &[PathBuf]) -> Result<BTreeMap<String, String>> {
     Ok(all)
 }
 
+/// The option that a line sets, or says to be off.
+pub fn option(line: &str) -> Option<String> {
+    parse(line).map(|(option, _)| option)
+}
+
 /// `CONFIG_A=y`, or `# CONFIG_A is not set`, which is `n`.
 fn parse(line: &str) -> Option<(String, String)> {
     let line = line.trim();

@@ -53,13 +53,7 @@ impl Kbuild {
         ];
         args.extend(self.toolchain.variables());
         args.extend(targets.iter().map(|t| t.to_string()));
-        let mut make = duct::cmd("make", args).stdin_null();
-        // What our own make was told is not meant for Kbuild's.
-        for gone in
-            ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARCH", "CONFIG", "V", "SIZE", "TESTS"]
-        {
-            make = make.env_remove(gone);
-        }
+        let mut make = make(&args);
         for (key, value) in self.toolchain.environment() {
             make = make.env(key, value);
         }
@@ -95,6 +89,12 @@ impl Kbuild {
         }
         Ok(())
     }
+}
+
+/// `make` without what our own make was told, which is not meant for another.
+pub fn make(args: &[String]) -> duct::Expression {
+    let gone = ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARCH", "CONFIG", "V", "SIZE", "TESTS"];
+    gone.iter().fold(duct::cmd("make", args).stdin_null(), |make, variable| make.env_remove(variable))
 }
 
 /// The kernel that the command line asks for.

@@ -11,6 +11,7 @@ mod bisect;
 mod boot;
 mod branch;
 mod check;
+mod check_upstream;
 mod cli;
 mod commits;
 mod console;
@@ -39,6 +40,7 @@ mod qemu;
 mod rules;
 mod run;
 mod scripts;
+mod selftests;
 mod series;
 mod shell;
 mod state;
@@ -48,6 +50,7 @@ mod tree;
 mod ui;
 mod upstream;
 mod util;
+mod verdicts;
 mod worktree;
 
 use clap::Parser;
@@ -70,6 +73,7 @@ fn main() -> std::process::ExitCode {
         Command::Shell => shell::run(&ctx),
         Command::Check => check::run(&ctx),
         Command::Bench => bench::run(&ctx),
+        Command::CheckUpstream => check_upstream::run(&ctx),
         Command::Lint => lint::run(&ctx),
         Command::Docs => docs::run(&ctx),
         Command::Off => off::run(&ctx),

@@ -51,6 +51,7 @@ pub struct Machine<'a> {
     /// Added to the kernel's command line.
     pub words: String,
     pub accel: Accel,
+    pub processors: u32,
     /// The serial line is the terminal, for a person.
     pub terminal: bool,
 }
@@ -64,22 +65,13 @@ impl Machine<'_> {
             // too coarse. QEMU's is one clock.
             append.push_str(" tsc=reliable");
         }
-        // Without ACPI the kernel learns of processors from the BIOS's table, which has one per socket.
-        let mut args: Vec<String> = [
-            "-no-user-config",
-            "-nodefaults",
-            "-no-reboot",
-            "-display",
-            "none",
-            "-smp",
-            "2,sockets=2,cores=1",
-            "-m",
-            "4G",
-            "-append",
-        ]
-        .map(String::from)
-        .to_vec();
+        let mut args: Vec<String> =
+            ["-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-m", "4G", "-append"]
+                .map(String::from)
+                .to_vec();
         args.push(append);
+        // Without ACPI the kernel learns of processors from the BIOS's table, which has one per socket.
+        args.extend(["-smp".into(), format!("{0},sockets={0},cores=1", self.processors)]);
         args.extend(self.accel.arguments().iter().map(|a| a.to_string()));
         for (option, path) in [("-kernel", self.image), ("-initrd", self.initramfs)] {
             args.extend([option.to_string(), path.display().to_string()]);
@@ -98,7 +90,7 @@ pub fn kvm_works(ctx: &Ctx, image: &Path, initramfs: &Path) -> bool {
         return false;
     }
     let words = "userfault.run=probe".into();
-    let machine = Machine { image, initramfs, words, accel: Accel::Kvm, terminal: false };
+    let machine = Machine { image, initramfs, words, accel: Accel::Kvm, processors: 2, terminal: false };
     let limits = Limits { total: Duration::from_secs(30), silence: None };
     let mut done = false;
     let end = stream(&machine.command(ctx).stdin_null(), &limits, |line| {

@@ -26,6 +26,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         initramfs: &initramfs,
         words: "quiet userfault.run=shell".into(),
         accel: if kvm_works(ctx, &image, &initramfs) { Accel::Kvm } else { Accel::Tcg },
+        processors: 2,
         terminal: true,
     };
     machine.command(ctx).unchecked().run().context("cannot run QEMU")?;

@@ -2,18 +2,24 @@
 
 //! Reads TAP, line by line, out of a console on which others write too.
 
+use serde::{Deserialize, Serialize};
+
 /// One test's result.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Clone, Serialize, Deserialize)]
 pub struct Outcome {
-    pub name: String,
     pub state: State,
+    pub name: String,
+    /// What stands behind a `#`: why it was skipped, for example.
+    pub why: String,
 }
 
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Clone, Copy, Serialize, Deserialize)]
 pub enum State {
     Passed,
     Failed,
     Skipped,
+    /// It failed, and was expected to.
+    Expected,
 }
 
 #[derive(Default)]
@@ -39,13 +45,18 @@ impl Tap {
             _ => return false,
         };
         let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches([' ', '-']);
-        let (name, directive) = rest.split_once(" # ").unwrap_or((rest, ""));
-        let state = match good {
-            _ if directive.to_uppercase().starts_with("SKIP") => State::Skipped,
-            true => State::Passed,
-            false => State::Failed,
+        // The kernel's own tests put the directive behind the name or before it: "ok 7 # SKIP name".
+        let (name, why) = match rest.strip_prefix("# ").and_then(|rest| rest.split_once(' ')) {
+            Some((directive, name)) => (name, directive),
+            None => rest.split_once(" # ").unwrap_or((rest, "")),
         };
-        self.outcomes.push(Outcome { name: name.trim().into(), state });
+        let state = match why.split_whitespace().next().unwrap_or_default() {
+            word if word.eq_ignore_ascii_case("skip") => State::Skipped,
+            word if word.eq_ignore_ascii_case("xfail") => State::Expected,
+            _ if good => State::Passed,
+            _ => State::Failed,
+        };
+        self.outcomes.push(Outcome { state, name: name.trim().into(), why: why.trim().into() });
         true
     }
 
@@ -110,6 +121,22 @@ mod tests {
         let states: Vec<_> = tap.outcomes.iter().map(|o| (o.name.as_str(), o.state)).collect();
         assert_eq!(states, [("a19_misaligned", State::Passed), ("a18_flags", State::Failed)]);
         assert_eq!(tap.complaint(), None);
+    }
+
+    #[test]
+    fn reads_the_kernels_results() {
+        let tap = read(
+            "ok 1 # SKIP move on hugetlb (feature missing)\nok 2 # XFAIL overlapping\n\
+             ok 3 guard.anon.cow # SKIP only anon\nnot ok 4 pin # error\nok 5 a-b (#1)\nok 6 c #  d\n",
+        );
+        use State::*;
+        let states: Vec<_> = tap.outcomes.iter().map(|o| o.state).collect();
+        assert_eq!(states, [Skipped, Expected, Skipped, Failed, Passed, Passed]);
+        let names: Vec<_> = tap.outcomes.iter().map(|o| o.name.as_str()).collect();
+        let wanted =
+            ["move on hugetlb (feature missing)", "overlapping", "guard.anon.cow", "pin", "a-b (#1)", "c"];
+        assert_eq!(names, wanted);
+        assert_eq!(tap.outcomes[2].why, "SKIP only anon");
     }
 
     #[test]

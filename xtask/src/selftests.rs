@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Upstream's own tests of memory management, tools/testing/selftests/mm: which we run, and how
+//! they are built.
+
+use crate::ctx::Ctx;
+use crate::kernel;
+use crate::run::{Job, MINUTE};
+use anyhow::{bail, Result};
+use std::path::{Path, PathBuf};
+
+/// A program of upstream's, run in one way.
+pub struct Suite {
+    /// One word, and only this suite's: what `TESTS=` takes.
+    pub name: &'static str,
+    /// The program and its arguments.
+    pub command: &'static str,
+    /// Longer than this it may not take.
+    pub minutes: u64,
+    /// What the guest's shell does before it.
+    pub before: &'static str,
+    /// It runs on one processor.
+    pub pinned: bool,
+}
+
+const fn suite(name: &'static str, command: &'static str, minutes: u64) -> Suite {
+    Suite { name, command, minutes, before: "", pinned: false }
+}
+
+impl Suite {
+    const fn after(self, before: &'static str) -> Self {
+        Self { before, ..self }
+    }
+
+    /// For one that asks for pages to be swapped out and looks whether they are: those that wait
+    /// for the LRU on another processor, where the test ran a moment ago, are not.
+    const fn pinned(self) -> Self {
+        Self { pinned: true, ..self }
+    }
+
+    fn program(&self) -> &str {
+        self.command.split(' ').next().unwrap_or_default()
+    }
+}
+
+/// The list, in the order in which they run. Each asks for the huge pages that it needs.
+/// tools/testing/selftests/mm/run_vmtests.sh shows what upstream runs, and with what preparation.
+pub const SUITES: [Suite; 18] = [
+    suite("uffd-unit-tests", "uffd-unit-tests", 5),
+    suite("uffd-stress-anon", "uffd-stress anon 20 16", 5),
+    suite("uffd-stress-shmem", "uffd-stress shmem 20 16", 5),
+    suite("uffd-stress-shmem-private", "uffd-stress shmem-private 20 16", 5),
+    suite("uffd-stress-hugetlb", "uffd-stress hugetlb 64 32", 5),
+    suite("uffd-stress-hugetlb-private", "uffd-stress hugetlb-private 64 32", 5),
+    suite("mremap", "mremap_test", 5),
+    suite("madv_populate", "madv_populate", 2),
+    suite("guard-regions", "guard-regions", 5),
+    suite("merge", "merge", 5),
+    suite("cow", "cow", 10).pinned(),
+    suite("khugepaged", "khugepaged", 10).pinned(),
+    suite("khugepaged-order-2", "khugepaged -s 2", 10).pinned(),
+    suite("khugepaged-shmem", "khugepaged all:shmem", 10).pinned(),
+    suite("khugepaged-shmem-order-4", "khugepaged -s 4 all:shmem", 10).pinned(),
+    suite("khugepaged-mthp", "khugepaged -c 4 mthp_khugepaged:anon", 10).pinned(),
+    suite("khugepaged-file", "khugepaged all:file /huge", 10)
+        .after("mkdir /huge; mount -t tmpfs -o huge=advise tmpfs /huge")
+        .pinned(),
+    suite("migration", "migration", 5),
+];
+
+/// The suites that `TESTS=` names; all where it names none.
+pub fn chosen(ctx: &Ctx) -> Result<Vec<&'static Suite>> {
+    let known = |name: &String| SUITES.iter().any(|s| s.name == name);
+    if let Some(name) = ctx.tests.iter().find(|name| !known(name)) {
+        let names: Vec<_> = SUITES.iter().map(|s| s.name).collect();
+        bail!("TESTS names {name}, which is none of these suites: {}", names.join(" "));
+    }
+    Ok(SUITES.iter().filter(|s| ctx.tests.is_empty() || ctx.tests.iter().any(|t| t == s.name)).collect())
+}
+
+/// What the guest's script reads.
+pub fn list(suites: &[&Suite]) -> String {
+    let line = |s: &&Suite| {
+        let pin = if s.pinned { "taskset 1 " } else { "" };
+        format!("suite {} {} '{}' {pin}{}\n", s.name, s.minutes * 60, s.before, s.command)
+    };
+    suites.iter().map(line).collect()
+}
+
+/// Builds their programs out of `source` into `out`, against the user headers in `headers`.
+pub fn build(
+    ctx: &Ctx,
+    suites: &[&Suite],
+    source: &Path,
+    headers: &Path,
+    out: &Path,
+) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(out)?;
+    let mut programs: Vec<_> = suites.iter().map(|s| out.join(s.program())).collect();
+    programs.sort();
+    programs.dedup();
+    let mut args = vec![
+        "-C".into(),
+        source.join("tools/testing/selftests/mm").display().to_string(),
+        format!("OUTPUT={}", out.display()),
+        format!("ARCH={}", ctx.arch.name()),
+        format!("KHDR_INCLUDES=-isystem {}", headers.display()),
+        "USERLDFLAGS=-static".into(),
+    ];
+    args.extend(programs.iter().map(|p| p.display().to_string()));
+    let hint = "a library that is missing? See LIBRARIES in xtask/src/deps.rs";
+    Job { ctx, name: "selftests", what: kernel::make(&args), limit: 20 * MINUTE, hint }.run()?;
+    Ok(programs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_one_that_the_guest_can_read() {
+        for (i, suite) in SUITES.iter().enumerate() {
+            assert!(
+                SUITES[..i].iter().all(|other| other.name != suite.name),
+                "{} is there twice",
+                suite.name
+            );
+            assert!(!suite.name.contains(' ') && !suite.program().is_empty() && suite.minutes > 0);
+            assert!(!suite.before.contains('\''), "{}: the guest's list quotes with '", suite.name);
+        }
+        let two = [&suite("a", "b 20 16", 5), &suite("c", "d", 1).after("swapoff -a").pinned()];
+        assert_eq!(list(&two), "suite a 300 '' b 20 16\nsuite c 60 'swapoff -a' taskset 1 d\n");
+    }
+}
