@@ -5,12 +5,14 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
-export ARCH CONFIG KERNEL_SRC KERNEL_REF SIZE TESTS AGAINST FORCE V
+VARIABLES := ARCH CONFIG KERNEL_SRC KERNEL_REF SIZE TESTS AGAINST FRESH FRESH_DIR KEEP FORCE V
+export $(VARIABLES)
 
-TARGETS := boot check check-upstream bench tree kernel shell export headers lint docs off bisect-check mbox deps help
+TARGETS := boot check check-upstream check-fresh bisect-check bench tree kernel shell export headers \
+	lint docs off mbox deps help
 
 # A variable that is not given takes the default that xtask has for it.
-$(foreach v,ARCH CONFIG KERNEL_SRC KERNEL_REF SIZE TESTS AGAINST FORCE V,$(if $($(v)),,$(eval unexport $(v))))
+$(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 
 .PHONY: $(TARGETS)
 $(TARGETS):

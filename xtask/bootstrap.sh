@@ -34,12 +34,12 @@ uf_install() {
 	if [ "$(id -u)" -ne 0 ]; then
 		uf_sudo="sudo -E"
 	fi
-	# Debian 12 has a cargo that is too old, and a newer one under another name.
+	# Debian 12 has a cargo that is too old. It and Debian 13 have the newest under another name.
 	uf_packages="cargo rustc gcc libc6-dev"
-	if ! apt-cache policy cargo-web rustc 2>/dev/null | grep -q 'Candidate: [1-9]'; then
+	if ! LC_ALL=C apt-cache policy cargo-web rustc 2>/dev/null | grep -q 'Candidate: [1-9]'; then
 		$uf_sudo apt-get -q update || return 1
 	fi
-	if apt-cache policy cargo-web 2>/dev/null | grep -q 'Candidate: [1-9]'; then
+	if LC_ALL=C apt-cache policy cargo-web 2>/dev/null | grep -q 'Candidate: [1-9]'; then
 		uf_packages="cargo-web rustc-web gcc libc6-dev"
 	fi
 	echo "missing: $uf_packages"

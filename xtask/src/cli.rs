@@ -48,6 +48,18 @@ pub struct Cli {
     /// Names of tests in the guest, or of suites of check-upstream; all where none is given.
     #[arg(long, env = "TESTS", value_delimiter = ' ', global = true)]
     pub tests: Vec<String>,
+
+    /// Which Debian check-fresh is to try; both where none is given.
+    #[arg(long, env = "FRESH", value_enum, global = true)]
+    pub fresh: Option<Release>,
+
+    /// Where check-fresh makes its machines (12 GB each); build/fresh where none is given.
+    #[arg(long, env = "FRESH_DIR", global = true)]
+    pub fresh_dir: Option<PathBuf>,
+
+    /// Do not remove the machines of check-fresh, even though all went well (1).
+    #[arg(long, env = "KEEP", default_value_t = 0, global = true)]
+    pub keep: u8,
 }
 
 /// The commands. The doc comments are what `make help` prints, in this order.
@@ -82,6 +94,8 @@ pub enum Command {
     BisectCheck,
     /// Write the series as mails, build/userfault.mbox
     Mbox,
+    /// Run make boot and make check on new Debian machines, made by debootstrap
+    CheckFresh,
     /// Install the programs that all this needs
     Deps,
     /// Print this list
@@ -128,4 +142,29 @@ impl Arch {
 pub enum Config {
     Plain,
     Debug,
+}
+
+/// A release of Debian that the README names.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    #[value(name = "12")]
+    Bookworm,
+    #[value(name = "13")]
+    Trixie,
+}
+
+impl Release {
+    pub fn number(self) -> u32 {
+        match self {
+            Release::Bookworm => 12,
+            Release::Trixie => 13,
+        }
+    }
+
+    pub fn codename(self) -> &'static str {
+        match self {
+            Release::Bookworm => "bookworm",
+            Release::Trixie => "trixie",
+        }
+    }
 }

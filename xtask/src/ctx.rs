@@ -2,7 +2,7 @@
 
 //! What every command needs to know: where things are, and what was asked for.
 
-use crate::cli::{Arch, Cli, Config};
+use crate::cli::{Arch, Cli, Config, Release};
 use crate::ui::Ui;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,9 @@ pub struct Ctx {
     pub force: bool,
     pub against: Option<PathBuf>,
     pub tests: Vec<String>,
+    pub fresh: Option<Release>,
+    pub fresh_dir: PathBuf,
+    pub keep: bool,
     pub ui: Ui,
 }
 
@@ -37,8 +40,11 @@ impl Ctx {
         }
         .join("userfault");
         let given = |s: &Option<PathBuf>| s.clone().filter(|p| !p.as_os_str().is_empty());
+        let build = root.join("build");
+        // Programs that run elsewhere are told of it.
+        let fresh_dir = std::path::absolute(given(&cli.fresh_dir).unwrap_or(build.join("fresh")))?;
         let ctx = Self {
-            build: root.join("build"),
+            build,
             root,
             cache,
             arch: cli.arch,
@@ -49,6 +55,9 @@ impl Ctx {
             force: cli.force != 0,
             against: given(&cli.against),
             tests: cli.tests.iter().filter(|t| !t.is_empty()).cloned().collect(),
+            fresh: cli.fresh,
+            fresh_dir,
+            keep: cli.keep != 0,
             ui: Ui::new(cli.verbosity > 0),
         };
         for dir in [ctx.state(), ctx.logs(), ctx.cache.clone()] {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const PACKAGE: &str = "linux-source-7.3";
 const SUITES: [&str; 3] = ["trixie-backports", "forky", "sid"];
-const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// What to say where there is no source.
 pub const HELP: &str = "give Linux 7.3.y with KERNEL_SRC=<directory, tarball or git clone> \
@@ -50,13 +50,19 @@ pub fn source(ctx: &Ctx) -> Result<PathBuf> {
     fetch(ctx).with_context(|| format!("no source of Linux 7.3: {HELP}"))
 }
 
-/// The mirror of the machine's own apt sources; not the security one, which has no kernels of other suites.
-fn mirror() -> Result<String> {
+/// What the machine's own apt sources name.
+pub struct Mirrors {
+    pub main: String,
+    /// Has no kernels of other suites.
+    pub security: Option<String>,
+}
+
+pub fn mirrors() -> Result<Mirrors> {
     let all = run::output("apt-get", &["indextargets", "--format", "$(REPO_URI)"])?;
-    all.lines()
-        .find(|uri| uri.contains("://") && !uri.contains("security"))
-        .map(String::from)
-        .context("apt has no mirror of Debian")
+    let first = |security: bool| {
+        all.lines().find(|l| l.contains("://") && l.contains("security") == security).map(String::from)
+    };
+    Ok(Mirrors { main: first(false).context("apt has no mirror of Debian")?, security: first(true) })
 }
 
 fn fetch(ctx: &Ctx) -> Result<PathBuf> {
@@ -64,7 +70,7 @@ fn fetch(ctx: &Ctx) -> Result<PathBuf> {
     for sub in ["lists/partial", "cache/archives/partial", "parts"] {
         std::fs::create_dir_all(dir.join(sub))?;
     }
-    let mirror = mirror()?;
+    let mirror = mirrors()?.main;
     let sources: String =
         SUITES.iter().map(|suite| format!("deb [signed-by={KEYS}] {mirror} {suite} main\n")).collect();
     std::fs::write(dir.join("sources.list"), sources)?;

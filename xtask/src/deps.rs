@@ -3,7 +3,7 @@
 //! The programs that all this needs: says which are missing, and installs them on Debian.
 
 use crate::ctx::Ctx;
-use crate::run::{self, Job, MINUTE};
+use crate::run::{Job, MINUTE};
 use crate::util::which;
 use crate::{elf, toolchain};
 use anyhow::{bail, Context, Result};
@@ -108,8 +108,8 @@ pub fn need(ctx: &Ctx, needed: &[Need]) -> Result<()> {
 
 /// Whether apt knows a package that it could install.
 pub fn available(package: &str) -> bool {
-    run::output("apt-cache", &["policy", package])
-        .is_ok_and(|said| said.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)")))
+    let said = duct::cmd!("apt-cache", "policy", package).env("LC_ALL", "C").stderr_null().read();
+    said.is_ok_and(|said| said.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)")))
 }
 
 /// Sees to it that apt knows its packages: a fresh machine has no lists yet.

@@ -21,6 +21,7 @@ mod deps;
 mod docs;
 mod elf;
 mod export;
+mod fresh;
 mod git;
 mod guest;
 mod headers;
@@ -79,6 +80,7 @@ fn main() -> std::process::ExitCode {
         Command::Off => off::run(&ctx),
         Command::BisectCheck => bisect::run(&ctx),
         Command::Mbox => mbox::run(&ctx),
+        Command::CheckFresh => fresh::run(&ctx),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 /// The oldest that Linux 7.3 takes.
 const RUSTC: (u32, u32, u32) = (1, 85, 0);
-const BINDGEN: (u32, u32, u32) = (0, 71, 1);
 /// The one that we build where there is none that will do.
 const BINDGEN_BUILT: &str = "0.72.1";
 
@@ -41,7 +40,7 @@ pub fn find(ctx: &Ctx) -> Result<Toolchain> {
             }
         }
     };
-    Ok(Toolchain { bindgen: bindgen(ctx)?, rustc, llvm })
+    Ok(Toolchain { bindgen: bindgen(ctx, &llvm)?, rustc, llvm })
 }
 
 /// The first rustc that can build a kernel. The error says what is wrong with those that are there.
@@ -60,7 +59,7 @@ fn rustc() -> Result<PathBuf> {
     let list: Vec<_> = seen.iter().map(|(p, why)| format!("{}: {why}", p.display())).collect();
     bail!(
         "no rustc that can build the kernel ({}); it takes rustc {}.{} or newer with the source of its library: \
-         Debian's rustc-web and rust-web-src (Debian 12) or rustc and rust-src, or 'rustup component add rust-src', \
+         Debian's rustc-web and rust-web-src, or rustc and rust-src, or 'rustup component add rust-src', \
          or name one with RUSTC=",
         if list.is_empty() { "there is none".into() } else { list.join("; ") },
         RUSTC.0,
@@ -91,7 +90,7 @@ fn install_rustc(ctx: &Ctx, why: &str) -> Result<()> {
     deps::install(ctx, &[compiler, linters()].concat())
 }
 
-/// The packages of rustfmt and clippy. Debian 12 has the rustc that will do under another name.
+/// The packages of rustfmt and clippy. Debian has the newest rustc under another name.
 pub fn linters() -> [&'static str; 2] {
     match deps::available("rustc-web") {
         true => ["rustfmt-web", "rust-web-clippy"],
@@ -134,13 +133,26 @@ fn install_llvm(ctx: &Ctx, rustc: &Path) -> Result<()> {
     deps::install(ctx, &packages.each_ref().map(String::as_str))
 }
 
+/// The oldest bindgen that works with this LLVM. From 22 on, libclang describes structs in a way that
+/// older ones do not know: they make opaque types of them, and say nothing.
+fn oldest_bindgen(llvm: &str) -> (u32, u32, u32) {
+    let said = || output("clang", &["--version"]).ok().and_then(|v| version_in(&v));
+    let major = llvm.parse().ok().or_else(|| Some(said()?.0));
+    if major.is_some_and(|n: u32| n >= 22) {
+        (0, 72, 1)
+    } else {
+        (0, 71, 1)
+    }
+}
+
 /// A bindgen that is new enough: from PATH, from our cache, or built.
-fn bindgen(ctx: &Ctx) -> Result<PathBuf> {
+fn bindgen(ctx: &Ctx, llvm: &str) -> Result<PathBuf> {
     let root = ctx.cache.join(format!("bindgen-{BINDGEN_BUILT}"));
     let built = root.join("bin/bindgen");
+    let oldest = oldest_bindgen(llvm);
     let fit = |path: &PathBuf| {
         let said = output(&path.display().to_string(), &["--version"]);
-        said.ok().and_then(|v| version_in(&v)).is_some_and(|v| v >= BINDGEN)
+        said.ok().and_then(|v| version_in(&v)).is_some_and(|v| v >= oldest)
     };
     if let Some(found) = which("bindgen").into_iter().chain([built.clone()]).find(fit) {
         return Ok(found);
@@ -158,8 +170,8 @@ fn bindgen(ctx: &Ctx) -> Result<PathBuf> {
         "--root",
         &root
     );
-    let hint = "is crates.io in reach? Or put bindgen 0.71.1 or newer into PATH";
-    Job { ctx, name: "bindgen", what, limit: 20 * MINUTE, hint }.run()?;
+    let hint = format!("is crates.io in reach? Or put bindgen {BINDGEN_BUILT} or newer into PATH");
+    Job { ctx, name: "bindgen", what, limit: 20 * MINUTE, hint: &hint }.run()?;
     Ok(built)
 }
 
@@ -219,5 +231,16 @@ impl Toolchain {
             .add(output(&self.rustc.display().to_string(), &["-vV"])?)
             .add(output(&self.bindgen.display().to_string(), &["--version"])?)
             .hex())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llvm_22_needs_a_newer_bindgen() {
+        assert_eq!(oldest_bindgen("19"), (0, 71, 1));
+        assert_eq!(oldest_bindgen("22"), (0, 72, 1));
     }
 }

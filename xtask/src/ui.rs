@@ -15,6 +15,12 @@ pub struct Ui {
     started: Instant,
 }
 
+/// Minutes and seconds.
+pub fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
 impl Ui {
     pub fn new(verbose: bool) -> Self {
         let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
@@ -36,8 +42,7 @@ impl Ui {
     pub fn step(&self, name: &str, what: &str) {
         self.step.set(self.step.get() + 1);
         let of = self.steps.get().max(self.step.get());
-        let time = self.started.elapsed().as_secs();
-        println!("[{}/{of}] {name:<9} {what} ({}:{:02})", self.step.get(), time / 60, time % 60);
+        println!("[{}/{of}] {name:<9} {what} ({})", self.step.get(), clock(self.started.elapsed()));
     }
 
     /// Says something about the step that runs.
