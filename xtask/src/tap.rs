@@ -62,7 +62,7 @@ impl Tap {
 
     /// Takes a line that the kernel printed of its own tests, KUnit's, whose suites are indented.
     pub fn kernel_line(&mut self, line: &str) -> bool {
-        let text = line.strip_prefix('[').and_then(|l| Some(l.split_once("] ")?.1.strip_prefix("    ")?));
+        let text = line.strip_prefix('[').and_then(|l| l.split_once("] ")?.1.strip_prefix("    "));
         text.is_some_and(|text| self.line(text))
     }
 
