@@ -345,7 +345,7 @@ int main(void)
 
 	/* What cannot be moved is copied. */
 	place(image, shared, page_size, slots[0].spare);
-	if (copies != 1)
+	if (!copies)
 		die("a page was moved that a child has a share in");
 
 	/* All at once; fetch_rest() has a slot, so it takes no signals. */
