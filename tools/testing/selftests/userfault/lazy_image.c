@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <stdnoreturn.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -70,7 +71,7 @@ static long remap_anon_pages(void *dst, void *src, size_t len,
  * can hold, and touches no marked memory.
  */
 
-static void __attribute__((noreturn)) die(const char *why)
+static noreturn void die(const char *why)
 {
 	(void)!write(STDERR_FILENO, "lazy_image: ", 12);
 	(void)!write(STDERR_FILENO, why, strlen(why));
@@ -223,11 +224,12 @@ static void set_up(void)
 }
 
 /* A system call would fail with EFAULT at a hole: to be called before. */
-static void touch(const volatile unsigned char *mem, size_t len)
+static void touch(const unsigned char *mem, size_t len)
 {
+	/* Atomic, or the compiler would drop what nobody looks at. */
 	for (size_t at = 0; at < len; at += page_size)
-		(void)mem[at];
-	(void)mem[len - 1];
+		atomic_load((const atomic_uchar *)&mem[at]);
+	atomic_load((const atomic_uchar *)&mem[len - 1]);
 }
 
 /*
@@ -240,7 +242,7 @@ static unsigned char content(size_t at)
 }
 
 /* Sends the pages that it is asked for until nobody can ask any more. */
-static void __attribute__((noreturn)) serve(int asked, const int answers[])
+static noreturn void serve(int asked, const int answers[])
 {
 	unsigned char *page = map(page_size);
 	struct request request;

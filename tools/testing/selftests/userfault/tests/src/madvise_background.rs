@@ -250,8 +250,8 @@ fn c53_collapse_among_zero_pages() -> Outcome {
     area.pages(500..511).check_pages(1)
 }
 
-/// D08: a huge page that is nearly all zero is taken apart under memory pressure, and zero pages take
-/// the place of what was never written: no holes.
+/// D08: a huge page that is nearly all zero is taken apart under memory pressure, and zero pages
+/// take the place of what was never written: no holes.
 fn d08_underused_huge_page_leaves_no_hole() -> Outcome {
     const LIMIT: Duration = Duration::from_secs(20);
     set_thp("enabled", "always")?;
