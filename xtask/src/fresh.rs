@@ -27,14 +27,15 @@ const ALONE: [&str; 8] =
     ["--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
 
 /// Goes into the folder $1 as the user $2, with the environment and the command that follow.
-/// With /dev come its mounts: pts, and shm.
+/// With /dev come its mounts: pts, and shm. No exec at the end: the first process of the namespaces
+/// is to end with us, and the kernel forgets that of one that changes its user.
 const ENTER: &str = r#"
 root=$1 user=$2
 shift 2
 for dir in proc sys dev; do
 	mount --rbind "/$dir" "$root/$dir"
 done
-exec chroot --userspec="$user" "$root" env -i "$@"
+chroot --userspec="$user" "$root" env -i "$@" || exit
 "#;
 
 /// What the reader does before the first command. The certificates are for cargo, which git and
