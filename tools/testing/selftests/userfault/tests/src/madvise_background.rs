@@ -12,6 +12,7 @@ use crate::touch;
 use crate::trace::Trace;
 use crate::{ensure_eq, register, skip};
 use anyhow::{ensure, Context};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const MADV_COLLAPSE: i32 = 25;
@@ -153,21 +154,26 @@ fn c53_khugepaged_looks_again() -> Outcome {
     Ok(())
 }
 
-/// A7, C53: khugepaged's scan has seen no mark, and its collapse does.  Memory is marked while it
-/// is being collapsed, until the mark has come in between.  What was a hole then stays one.
-fn c53_mark_between_scan_and_collapse() -> Outcome {
+/// Marks memory while it is being collapsed, until the mark has come between the scan and the
+/// collapse.  What was a hole at the time of the mark stays one.
+///
+/// `collapse` begins it, perhaps in a thread that ends when it is done.  Whether the mark ever comes
+/// in between is chance; [`c53_khugepaged_looks_again`] leaves nothing to it.
+fn mark_between_scan_and_collapse(collapse: fn(Span) -> Option<JoinHandle<()>>) -> Outcome {
     const LIMIT: Duration = Duration::from_secs(20);
+    const BEGIN: Duration = Duration::from_secs(10);
     const REGIONS: usize = 8;
-    hurry_khugepaged()?;
     let trace = Trace::of(&[&format!("huge_memory/{SECOND_LOOK}")])?;
     for round in rounds(LIMIT) {
         let area = Map::huge_pages(REGIONS).map()?;
         let region = |index| Span::new(area.addr + index * pmd(), pmd());
         (0..REGIONS).for_each(|index| fill_half(region(index)));
-        area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+        let thread = collapse(*area);
         // When the first is done, the next ones are at hand.
         let start = Instant::now();
-        while entry(area.page(0))?.hole() && start.elapsed() < LIMIT {}
+        while entry(area.page(0))?.hole() {
+            ensure!(start.elapsed() < BEGIN, "nothing is collapsed");
+        }
         // Each time at another moment.
         let wait = Duration::from_micros(u64::from(round) % 20 * 50);
         let start = Instant::now();
@@ -176,8 +182,11 @@ fn c53_mark_between_scan_and_collapse() -> Outcome {
         let holes: Vec<_> = (0..REGIONS)
             .map(|index| Ok(entry(region(index))?.hole()))
             .collect::<anyhow::Result<_>>()?;
-        // Time to do what khugepaged may have begun.
-        std::thread::sleep(Duration::from_millis(50));
+        match thread {
+            Some(thread) => thread.join().expect("no panic"),
+            // Time to do what khugepaged may have begun.
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
         for (index, had_holes) in holes.into_iter().enumerate() {
             let checked = match had_holes {
                 true => still_half_filled(region(index)),
@@ -190,6 +199,29 @@ fn c53_mark_between_scan_and_collapse() -> Outcome {
         }
     }
     skip!("the mark never came between the scan and the collapse");
+}
+
+/// A7, C53: the mark comes between khugepaged's scan and its collapse.
+fn c53_mark_between_scan_and_collapse_of_khugepaged() -> Outcome {
+    hurry_khugepaged()?;
+    mark_between_scan_and_collapse(|area| {
+        let _ = area.advise(libc::MADV_HUGEPAGE);
+        None
+    })
+}
+
+/// A7, C53: the mark comes between the scan and the collapse that another thread has asked for.
+fn c53_mark_between_scan_and_collapse_of_madvise() -> Outcome {
+    set_thp("enabled", "always")?;
+    // khugepaged is to leave it to the thread.
+    set_thp("khugepaged/scan_sleep_millisecs", 1_000_000)?;
+    mark_between_scan_and_collapse(|area| {
+        let _ = area.advise(libc::MADV_HUGEPAGE);
+        // It says that there were holes, if they came in its way.
+        Some(std::thread::spawn(move || {
+            let _ = area.advise(MADV_COLLAPSE);
+        }))
+    })
 }
 
 /// A7: MADV_COLLAPSE refuses memory with holes, and changes nothing of it.
@@ -350,7 +382,8 @@ fn a17_nothing_is_charged() -> Outcome {
 register!(
     a7_khugepaged_fills_no_hole,
     c53_khugepaged_looks_again,
-    c53_mark_between_scan_and_collapse,
+    c53_mark_between_scan_and_collapse_of_khugepaged,
+    c53_mark_between_scan_and_collapse_of_madvise,
     a7_collapse_fills_no_hole,
     a7_collapse_without_holes,
     c53_collapse_among_zero_pages,
