@@ -21,7 +21,8 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-/// A child that waits for its turn, then touches pages until the limit of its cgroup kills it.
+/// A child that waits for its turn, then touches pages until the limit of its cgroup kills it; and
+/// never its parent.
 struct Eater {
     pid: Pid,
     /// A byte that says that the child is ready, and one that its turn has come.
@@ -36,16 +37,14 @@ impl Eater {
         // SAFETY: This process has one thread only; the child ends without unwinding.
         match unsafe { fork() }.context("fork")? {
             ForkResult::Parent { child } => {
-                // In so small a cgroup the child's own score may not suffice.
+                // What the child needs for itself it has then.
                 fs::write("/proc/self/oom_score_adj", "-1000").context("oom_score_adj")?;
-                // What it needs for itself it has then.
                 while ready.load() == Ok(0) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Ok(Self { pid: child, ready })
             }
             ForkResult::Child => {
-                let _ = fs::write("/proc/self/oom_score_adj", "1000");
                 while touch::load(turn) == Ok(0) {
                     std::thread::sleep(Duration::from_millis(1));
                     let _ = ready.store(1);
@@ -76,13 +75,17 @@ fn c52_refused_touch_at_the_limit_of_a_cgroup() -> Outcome {
     one.set(0)?;
     sched_setaffinity(Pid::from_raw(0), &one).context("sched_setaffinity")?;
 
-    // All that is needed is made before there is no memory for it.
+    // All that is needed is made before there is no memory for it. What this process shares with
+    // others since a fork would be copied when it is written: locking copies it.
+    let eater = Eater::fork(4 * ROOM)?;
+    // SAFETY: It changes locks only.
+    let locked = Errno::result(unsafe { libc::mlockall(libc::MCL_CURRENT) });
+    locked.context("mlockall")?;
     let (small, huge) = (Area::marked(64)?, Map::huge_pages(1).map()?);
     huge.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
     huge.mark()?;
     let filler = Area::pages(2 * ROOM)?;
     let file = memfd(1)?;
-    let eater = Eater::fork(4 * ROOM)?;
     group.set("memory.swap.max", 0)?;
     let current = group.gauge("memory.current")?;
     let events = group.gauge("memory.events")?;
