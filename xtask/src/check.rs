@@ -58,7 +58,7 @@ impl Report {
 }
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(15);
+    ctx.ui.plan(16);
     if !kernel::prepare(ctx)? {
         bail!(tree::ELSEWHERE);
     }
