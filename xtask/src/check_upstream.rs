@@ -15,18 +15,19 @@ use crate::ctx::Ctx;
 use crate::guest::{Clock, Guest};
 use crate::kernel::{self, Kbuild};
 use crate::selftests::{self, Suite};
-use crate::util::{read, read_text, write_if_changed, Hash};
+use crate::util::{read_text, write_if_changed};
 use crate::verdicts::{compare, Count, Reader, Said};
-use crate::{deps, kconfig, toolchain, tree, worktree};
+use crate::{initramfs, kconfig, state, toolchain, tree, worktree};
 use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const SCRIPT: &str = include_str!("../guest/upstream.sh");
 /// Two nodes, between which pages can migrate.
 const WORDS: &str = "numa=fake=2";
+const MEMORY: &str = "upstream";
 /// Two of them are not enough for the suite of migration.
 const PROCESSORS: u32 = 3;
 
@@ -44,15 +45,15 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     }
     let suites = selftests::chosen(ctx)?;
     ctx.ui.plan(9);
-    kernel::prepare(ctx)?;
-    deps::libraries(ctx)?;
+    if !kernel::prepare(ctx)? {
+        bail!(tree::ELSEWHERE);
+    }
     let pristine = Pristine::new(ctx, &suites)?;
     kernel::build(ctx)?;
-    let theirs = pristine.run()?;
-    same_configuration(ctx, &theirs.0)?;
+    let (config, theirs) = pristine.run()?;
+    same_configuration(ctx, &config)?;
     let ours = boot(ctx, "ours", &ctx.objects(), &pristine.programs, &suites)?;
-    let failed = report(&suites, &theirs.1, &ours);
-    if failed {
+    if report(&suites, &theirs, &ours) > 0 {
         // The report's last line is the last word; no error after it.
         std::process::exit(1);
     }
@@ -66,7 +67,7 @@ struct Pristine<'a> {
     kbuild: Kbuild,
     fragments: Vec<PathBuf>,
     programs: Vec<PathBuf>,
-    /// The digest of all that its results depend on.
+    /// A digest of all that its results depend on.
     key: String,
 }
 
@@ -75,77 +76,56 @@ impl<'a> Pristine<'a> {
         let dir = ctx.build.join("pristine");
         let (source, objects) = (dir.join("linux"), dir.join(ctx.arch.name()));
         ctx.ui.step("pristine", "the tag upstream, its headers, its tests");
-        let git = tree::git(ctx);
-        let commit = git.resolve("upstream^{commit}").context("build/linux has no tag upstream")?;
+        let commit =
+            tree::git(ctx).resolve("upstream^{commit}").context("build/linux has no tag upstream")?;
         worktree::check_out(ctx, &source, &commit)?;
         let kbuild = Kbuild::new(ctx, "pristine", source, objects, toolchain::find(ctx)?);
-        kbuild.build(ctx, &["headers"], 10, "is the source damaged? Remove build/pristine")?;
+        kbuild.build_to(ctx, "pristine-headers", &["headers"], 10, "remove build/pristine and try again")?;
         let headers = kbuild.objects.join("usr/include");
         let mut programs = selftests::build(ctx, suites, &kbuild.source, &headers, &dir.join("selftests"))?;
-        let guest = dir.join("guest");
-        for (name, text) in [("upstream.sh", SCRIPT.to_string()), ("suites", selftests::list(suites))] {
-            write_if_changed(&guest.join(name), text.as_bytes())?;
-            programs.push(guest.join(name));
+        for (name, text) in [("upstream.sh", SCRIPT), ("suites", &selftests::list(suites))] {
+            programs.push(dir.join("guest").join(name));
+            write_if_changed(&dir.join("guest").join(name), text.as_bytes())?;
         }
-        let mut key = Hash::new()
-            .add(git.text(&["rev-parse", "upstream^{tree}"])?)
-            .add(kbuild.toolchain.key()?)
-            .add(include_str!("../guest/init"))
-            .add(include_str!("verdicts.rs"))
-            .add(format!("{WORDS} {PROCESSORS}"));
-        let fragments = without_ours(ctx, &dir)?;
-        for path in programs.iter().chain(&fragments) {
-            key = key.add(read(path)?);
-        }
-        Ok(Self { ctx, suites, kbuild, fragments, programs, key: key.hex() })
+        // Our options alone are off; Rust stays.
+        let off: String = kconfig::our_options(ctx)?.iter().map(|o| format!("# {o} is not set\n")).collect();
+        let mut fragments = kconfig::fragments(ctx, Config::Plain);
+        fragments.push(dir.join("off.config"));
+        write_if_changed(&dir.join("off.config"), off.as_bytes())?;
+        let seen = [initramfs::INIT, include_str!("verdicts.rs"), WORDS, &PROCESSORS.to_string()].concat();
+        let files = [programs.as_slice(), &fragments].concat();
+        let key = worktree::key(ctx, &commit, &kbuild.toolchain, &seen, &files)?;
+        Ok(Self { ctx, suites, kbuild, fragments, programs, key })
     }
 
-    /// What it said: remembered, or built and booted; and its configuration.
+    /// Its configuration, and what its guest said: remembered, or built and booted.
     fn run(&self) -> Result<(String, Run)> {
-        let memory = self.ctx.cache.join("upstream").join(format!("{}.json", self.key));
-        let known = std::fs::read(&memory).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        if let (Some(known), false) = (known, self.ctx.force) {
-            self.ctx.ui.step("boot", "pristine: known; FORCE=1 runs it again");
+        let ctx = self.ctx;
+        if let (Some(known), false) = (state::recall(ctx, MEMORY, &self.key), ctx.force) {
+            ctx.ui.step("boot", "pristine: its results are known; FORCE=1 runs it again");
             return Ok(known);
         }
-        self.ctx.ui.step("kernel", &format!("{}, pristine", self.ctx.arch.name()));
-        kconfig::make(self.ctx, &self.kbuild, &self.fragments, true)?;
+        ctx.ui.step("kernel", &format!("{}, pristine", ctx.arch.name()));
+        kconfig::make(ctx, &self.kbuild, &self.fragments, true)?;
         let hint = "does upstream build with this compiler? The first error in the log matters";
-        self.kbuild.build(self.ctx, &["all"], 120, hint)?;
+        self.kbuild.build(ctx, &["all"], 120, hint)?;
         let config = read_text(&self.kbuild.objects.join(".config"))?;
-        let run = boot(self.ctx, "pristine", &self.kbuild.objects, &self.programs, self.suites)?;
-        let said = (config, run);
+        let said = (config, boot(ctx, "pristine", &self.kbuild.objects, &self.programs, self.suites)?);
         // One that got into trouble is worth another try.
         if said.1.trouble.is_none() && said.1.suites.values().all(|s| s.trouble().is_none()) {
-            write_if_changed(&memory, &serde_json::to_vec(&said)?)?;
+            state::remember(ctx, MEMORY, &self.key, &said)?;
         }
         Ok(said)
     }
-}
-
-/// The fragments of the plain kernel without our options, which a pristine tree does not know.
-fn without_ours(ctx: &Ctx, dir: &Path) -> Result<Vec<PathBuf>> {
-    let ours = kconfig::our_options(ctx)?;
-    let mut fragments = Vec::new();
-    for path in kconfig::fragments(ctx, Config::Plain) {
-        let text = read_text(&path)?;
-        let lines = text.lines().filter(|line| !kconfig::option(line).is_some_and(|o| ours.contains(&o)));
-        let name = path.file_name().unwrap_or_default();
-        let fragment = dir.join("config").join(name);
-        let text: String = lines.map(|line| format!("{line}\n")).collect();
-        write_if_changed(&fragment, text.as_bytes())?;
-        fragments.push(fragment);
-    }
-    Ok(fragments)
 }
 
 /// But for our options the two kernels are configured alike.
 fn same_configuration(ctx: &Ctx, theirs: &str) -> Result<()> {
     let ours = read_text(&ctx.objects().join(".config"))?;
     let options = kconfig::our_options(ctx)?;
-    let lines = |text: &str| {
-        let lines = text.lines().filter(|line| kconfig::option(line).is_some_and(|o| !options.contains(&o)));
-        lines.map(String::from).collect::<std::collections::BTreeSet<_>>()
+    let lines = |text: &str| -> BTreeSet<String> {
+        let not_ours = |line: &&str| kconfig::option(line).is_some_and(|o| !options.contains(&o));
+        text.lines().filter(not_ours).map(String::from).collect()
     };
     let (theirs, ours) = (lines(theirs), lines(&ours));
     let different: Vec<_> = theirs.symmetric_difference(&ours).map(String::as_str).collect();
@@ -196,8 +176,8 @@ fn boot(ctx: &Ctx, name: &str, objects: &Path, programs: &[PathBuf], suites: &[&
     Ok(run)
 }
 
-/// Prints what came of it; true where something differs or failed.
-fn report(suites: &[&Suite], theirs: &Run, ours: &Run) -> bool {
+/// Prints what came of it. How many things failed.
+fn report(suites: &[&Suite], theirs: &Run, ours: &Run) -> usize {
     let kernels = [("pristine", theirs), ("ours", ours)];
     let (mut total, mut failed, mut diffs) = (Count::default(), 0, String::new());
     println!("\n{:28} {:^27}  {:^27}", "", "pristine", "ours");
@@ -236,6 +216,9 @@ fn report(suites: &[&Suite], theirs: &Run, ours: &Run) -> bool {
         println!("{:28} {}  {}", suite.name, columns.join("  "), verdicts.join("; "));
     }
     print!("{diffs}");
+    if !diffs.is_empty() {
+        println!("\nwhat the pristine kernel said may be of an earlier run; FORCE=1 asks it again");
+    }
     for (kernel, run) in kernels {
         if let Some(trouble) = &run.trouble {
             failed += 1;
@@ -246,5 +229,5 @@ fn report(suites: &[&Suite], theirs: &Run, ours: &Run) -> bool {
         println!("\nfail on both kernels alike, and are counted neither way: {}", total.failed);
     }
     println!("\n{} passed, {failed} failed, {} skipped on both", total.passed, total.skipped);
-    failed > 0
+    failed
 }

@@ -43,13 +43,6 @@ const NEEDED: [Need; 19] = [
     (Sign::Program("qemu-system-x86_64"), "qemu-system-x86"),
 ];
 
-/// What upstream's selftests of mm are linked with. Without liburing they leave tests out.
-const LIBRARIES: [Need; 3] = [
-    (Sign::File("/usr/include/numa.h"), "libnuma-dev"),
-    (Sign::File("/usr/include/sys/capability.h"), "libcap-dev"),
-    (Sign::File("/usr/include/liburing.h"), "liburing-dev"),
-];
-
 impl Sign {
     fn there(&self) -> bool {
         match self {
@@ -82,11 +75,6 @@ fn base(ctx: &Ctx) -> Result<()> {
         needed.push((Sign::File(keys), "debian-archive-keyring"));
     }
     need(ctx, &needed)
-}
-
-/// The libraries that upstream's selftests are built with.
-pub fn libraries(ctx: &Ctx) -> Result<()> {
-    need(ctx, &LIBRARIES)
 }
 
 /// Installs what of this is missing.

@@ -4,6 +4,7 @@
 //! they are built.
 
 use crate::ctx::Ctx;
+use crate::deps::{self, Sign};
 use crate::kernel;
 use crate::run::{Job, MINUTE};
 use anyhow::{bail, Result};
@@ -42,6 +43,12 @@ impl Suite {
         self.command.split(' ').next().unwrap_or_default()
     }
 }
+
+/// What they are linked with. Without liburing they leave tests out.
+const LIBRARIES: [(Sign, &str); 2] = [
+    (Sign::File("/usr/include/numa.h"), "libnuma-dev"),
+    (Sign::File("/usr/include/liburing.h"), "liburing-dev"),
+];
 
 /// The list, in the order in which they run. Each asks for the huge pages that it needs.
 /// tools/testing/selftests/mm/run_vmtests.sh shows what upstream runs, and with what preparation.
@@ -95,6 +102,7 @@ pub fn build(
     headers: &Path,
     out: &Path,
 ) -> Result<Vec<PathBuf>> {
+    deps::need(ctx, &LIBRARIES)?;
     std::fs::create_dir_all(out)?;
     let mut programs: Vec<_> = suites.iter().map(|s| out.join(s.program())).collect();
     programs.sort();
@@ -108,7 +116,7 @@ pub fn build(
         "USERLDFLAGS=-static".into(),
     ];
     args.extend(programs.iter().map(|p| p.display().to_string()));
-    let hint = "a library that is missing? See LIBRARIES in xtask/src/deps.rs";
+    let hint = "a library that is missing? See LIBRARIES in xtask/src/selftests.rs";
     Job { ctx, name: "selftests", what: kernel::make(&args), limit: 20 * MINUTE, hint }.run()?;
     Ok(programs)
 }

@@ -124,10 +124,10 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_kernels_results() {
+    fn reads_the_directives_of_upstream_s_tests() {
         let tap = read(
             "ok 1 # SKIP move on hugetlb (feature missing)\nok 2 # XFAIL overlapping\n\
-             ok 3 guard.anon.cow # SKIP only anon\nnot ok 4 pin # error\nok 5 a-b (#1)\nok 6 c #  d\n",
+             ok 3 guard.anon.cow # SKIP only anon\nnot ok 4 # error pin\nok 5 a-b (#1)\nok 6 c #  d\n",
         );
         use State::*;
         let states: Vec<_> = tap.outcomes.iter().map(|o| o.state).collect();
