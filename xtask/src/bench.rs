@@ -8,7 +8,7 @@ use crate::console::Line;
 use crate::ctx::Ctx;
 use crate::guest::{Clock, Guest};
 use crate::util::{read_text, write_if_changed};
-use crate::{kernel, plot, programs};
+use crate::{headers, kernel, plot, programs};
 use anyhow::{bail, Context, Result};
 use comfy_table::{presets, CellAlignment, Table};
 use serde::{Deserialize, Serialize};
@@ -30,10 +30,11 @@ pub struct Figure {
 }
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(6);
+    ctx.ui.plan(7);
     let earlier = ctx.against.as_deref().map(load).transpose()?;
     kernel::prepare(ctx)?;
     kernel::build(ctx)?;
+    headers::install(ctx)?;
     let figures = measure(ctx)?;
     println!("{}", table(&figures));
     let json = ctx.build.join("bench.json");
@@ -57,16 +58,8 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 /// Runs the program that measures.
 fn measure(ctx: &Ctx) -> Result<Vec<Figure>> {
     let programs = programs::tests(ctx)?;
-    let guest = Guest {
-        objects: &ctx.objects(),
-        name: "bench",
-        programs: &programs,
-        command: vec!["userfault-tests".into(), "--bench".into()],
-        words: "",
-        clock: Clock::Instructions,
-        processors: 2,
-        minutes: 20,
-    };
+    let (objects, command) = (ctx.objects(), vec!["userfault-tests".into(), "--bench".into()]);
+    let guest = Guest { clock: Clock::Instructions, ..Guest::new(&objects, "bench", &programs, command) };
     let mut figures = Vec::new();
     let console = guest.boot(ctx, |line| {
         if let Line::Program(text) = line {

@@ -10,10 +10,11 @@ use crate::branch::Branch;
 use crate::check::{self, Report, Reports};
 use crate::commits::{self, Commit};
 use crate::ctx::Ctx;
-use crate::guest::{Clock, Guest};
+use crate::guest::Guest;
 use crate::kernel::{self, Kbuild};
 use crate::tap::State;
-use crate::util::{read_text, write_if_changed};
+use crate::ui::clock;
+use crate::util::read_text;
 use crate::{boot, initramfs, kconfig, lint, patch, programs, scripts, state, toolchain, tree, worktree};
 use anyhow::{bail, Result};
 use std::path::{Path, PathBuf};
@@ -70,9 +71,7 @@ struct Kernel {
 fn kernels(ctx: &Ctx) -> Result<[Kernel; 2]> {
     let dir = ctx.build.join("bisect");
     // Our options alone: Rust stays, so that it is built without them too.
-    let lines: String = kconfig::our_options(ctx)?.iter().map(|o| format!("# {o} is not set\n")).collect();
-    let fragment = dir.join("off.config");
-    write_if_changed(&fragment, lines.as_bytes())?;
+    let fragment = kconfig::without_ours(ctx, &dir, &[])?;
     let kernel = |options, added: &[PathBuf]| {
         let (name, source, objects) = (format!("bisect-{options}"), dir.join("linux"), dir.join(options));
         anyhow::Ok(Kernel {
@@ -115,8 +114,7 @@ impl Kernel {
         for key in [asked, made] {
             state::remember(ctx, "bisect", &key, &())?;
         }
-        let seconds = started.elapsed().as_secs();
-        Ok(format!("{}:{:02}", seconds / 60, seconds % 60))
+        Ok(clock(started.elapsed()))
     }
 
     /// Names logs.
@@ -130,8 +128,8 @@ impl Kernel {
         let hint =
             "what the commit needs comes with a later one, or it lacks an #ifdef where our options are off";
         self.kbuild.build_to(ctx, &log, &["all", "headers"], 120, hint)?;
-        let touched = tree::git(ctx).text(&["diff", "--name-only", "upstream", &commit.id])?;
-        let said = lint::complaints(&read_text(&ctx.log(&log))?, |path| touched.lines().any(|t| t == path));
+        let touched = tree::touched(ctx, &commit.id)?;
+        let said = lint::complaints(&read_text(&ctx.log(&log))?, |path| touched.contains(path));
         if !said.is_empty() {
             bail!("it builds with warnings:\n{}\n  log: {}", said.join("\n"), ctx.log(&log).display());
         }
@@ -140,16 +138,8 @@ impl Kernel {
 
     /// Boots to the end without a complaint of the kernel.
     fn boot(&self, ctx: &Ctx, commit: &Commit) -> Result<()> {
-        let guest = Guest {
-            objects: &self.kbuild.objects,
-            name: &self.log(commit),
-            programs: &[],
-            command: PLAIN.map(String::from).to_vec(),
-            words: "",
-            clock: Clock::Time,
-            processors: 2,
-            minutes: 5,
-        };
+        let (name, command) = (self.log(commit), PLAIN.map(String::from).to_vec());
+        let guest = Guest { minutes: 5, ..Guest::new(&self.kbuild.objects, &name, &[], command) };
         match guest.boot(ctx, |_| ())?.ended.get(PLAIN[0]) {
             Some(0) => Ok(()),
             status => bail!("{} ended with status {}", PLAIN[0], status.unwrap_or(&-1)),

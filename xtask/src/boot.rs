@@ -4,8 +4,8 @@
 
 use crate::console::Line;
 use crate::ctx::Ctx;
-use crate::guest::{Clock, Guest};
-use crate::{kernel, programs};
+use crate::guest::Guest;
+use crate::{headers, kernel, programs};
 use anyhow::{bail, Result};
 use std::path::Path;
 
@@ -16,6 +16,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(7);
     kernel::prepare(ctx)?;
     kernel::build(ctx)?;
+    headers::install(ctx)?;
     let program = programs::test_program(ctx)?;
     test_program(ctx, &ctx.objects(), "boot", &program, ctx.size, |line| {
         if let Line::Kernel(text) | Line::Program(text) = line {
@@ -53,16 +54,8 @@ fn in_guest(
     mut show: impl FnMut(Line),
 ) -> Result<()> {
     let base = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let guest = Guest {
-        objects,
-        name,
-        programs: &[program.into()],
-        command: [std::slice::from_ref(&base), args].concat(),
-        words: "",
-        clock: Clock::Time,
-        processors: 2,
-        minutes: 20,
-    };
+    let programs = [program.into()];
+    let guest = Guest::new(objects, name, &programs, [std::slice::from_ref(&base), args].concat());
     let (mut said, mut over) = (false, false);
     let console = guest.boot(ctx, |line| {
         if let Line::Program(text) = line {

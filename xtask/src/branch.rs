@@ -57,9 +57,7 @@ impl<'a> Branch<'a> {
     /// The series that the branch is.
     pub fn patches(&self, tip: &str) -> Result<Vec<Written>> {
         let range = format!("upstream..{tip}");
-        if !self.git.text(&["rev-list", "--merges", &range])?.is_empty() {
-            bail!("the branch holds a merge; make it straight with: git -C build/linux rebase upstream");
-        }
+        straight(&self.git, &range)?;
         let commits = self.git.text(&["rev-list", "--reverse", &range])?;
         let last = self.ours(tip)?;
         let old = patch::load(self.ctx).unwrap_or_default();
@@ -169,6 +167,14 @@ impl<'a> Branch<'a> {
         ];
         git.bytes(&args, b"")
     }
+}
+
+/// An error where a merge is among some commits: it is no patch.
+pub fn straight(git: &Git, range: &str) -> Result<()> {
+    if !git.text(&["rev-list", "--merges", range])?.is_empty() {
+        bail!("the branch holds a merge; make it straight with: git -C build/linux rebase upstream");
+    }
+    Ok(())
 }
 
 /// git's own way to make a file's name of a subject.

@@ -12,7 +12,7 @@
 use crate::cli::Config;
 use crate::console::Line;
 use crate::ctx::Ctx;
-use crate::guest::{Clock, Guest};
+use crate::guest::Guest;
 use crate::kernel::{self, Kbuild};
 use crate::selftests::{self, Suite};
 use crate::util::{read_text, write_if_changed};
@@ -88,10 +88,8 @@ impl<'a> Pristine<'a> {
             write_if_changed(&dir.join("guest").join(name), text.as_bytes())?;
         }
         // Our options alone are off; Rust stays.
-        let off: String = kconfig::our_options(ctx)?.iter().map(|o| format!("# {o} is not set\n")).collect();
         let mut fragments = kconfig::fragments(ctx, Config::Plain);
-        fragments.push(dir.join("off.config"));
-        write_if_changed(&dir.join("off.config"), off.as_bytes())?;
+        fragments.push(kconfig::without_ours(ctx, &dir, &[])?);
         let seen = [initramfs::INIT, include_str!("verdicts.rs"), WORDS, &PROCESSORS.to_string()].concat();
         let files = [programs.as_slice(), &fragments].concat();
         let key = worktree::key(ctx, &commit, &kbuild.toolchain, &seen, &files)?;
@@ -138,14 +136,10 @@ fn same_configuration(ctx: &Ctx, theirs: &str) -> Result<()> {
 /// Runs the suites on one kernel.
 fn boot(ctx: &Ctx, name: &str, objects: &Path, programs: &[PathBuf], suites: &[&Suite]) -> Result<Run> {
     let guest = Guest {
-        objects,
-        name,
-        programs,
-        command: vec!["upstream.sh".into()],
         words: WORDS,
-        clock: Clock::Time,
         processors: PROCESSORS,
         minutes: 5 + suites.iter().map(|s| s.minutes).sum::<u64>(),
+        ..Guest::new(objects, name, programs, vec!["upstream.sh".into()])
     };
     let mut run = Run::default();
     let mut reading: Option<(String, Reader, Instant)> = None;

@@ -2,7 +2,7 @@
 
 //! The commits of the branch, and what can be seen of them without a build.
 
-use crate::branch::Branch;
+use crate::branch::{straight, Branch};
 use crate::ctx::Ctx;
 use crate::git::Git;
 use crate::util::write_if_changed;
@@ -52,9 +52,7 @@ pub fn load(git: &Git) -> Result<Vec<Commit>> {
 
 /// A straight line of not too many commits, no two by one name.
 pub fn series(git: &Git, commits: &[Commit]) -> Result<()> {
-    if !git.text(&["rev-list", "--merges", &format!("upstream..{}", tree::BRANCH)])?.is_empty() {
-        bail!("the branch holds a merge; make it straight with: git -C build/linux rebase upstream");
-    }
+    straight(git, &format!("upstream..{}", tree::BRANCH))?;
     if commits.is_empty() || commits.len() >= TOO_MANY {
         bail!("{} commits; there should be some, and fewer than {TOO_MANY}", commits.len());
     }
@@ -109,14 +107,8 @@ impl Commit {
     /// Whether MAINTAINERS, as the tip has it, covers what the commit adds.
     pub fn maintained(&self, branch: &Branch) -> Result<()> {
         let (_, ours) = branch.maintainers(tree::BRANCH, "upstream")?;
-        let entries = maintainers::entries(&ours);
-        let patterns: Vec<&str> = entries.iter().flat_map(|e| e.values("F")).collect();
-        let bad = |path: &&String| !patterns.iter().any(|pattern| rules::covers(pattern, path));
-        let bad: Vec<&str> = self.added.iter().filter(bad).map(String::as_str).collect();
-        if !bad.is_empty() {
-            bail!("no entry of ours in MAINTAINERS covers what it adds:\n    {}", bad.join("\n    "));
-        }
-        Ok(())
+        let bad = maintainers::uncovered(&ours, &self.added);
+        rules::none(bad.into_iter(), "no entry of ours in MAINTAINERS covers what it adds")
     }
 
     /// Whether upstream's get_maintainer.pl knows somebody to send it to.

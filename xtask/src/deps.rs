@@ -5,7 +5,7 @@
 use crate::ctx::Ctx;
 use crate::run::{Job, MINUTE};
 use crate::util::which;
-use crate::{elf, toolchain};
+use crate::{debian, elf, toolchain};
 use anyhow::{bail, Context, Result};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -71,8 +71,7 @@ pub fn all(ctx: &Ctx) -> Result<()> {
 fn base(ctx: &Ctx) -> Result<()> {
     let mut needed = Vec::from(NEEDED);
     if which("apt-get").is_some() {
-        let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        needed.push((Sign::File(keys), "debian-archive-keyring"));
+        needed.push((Sign::File(debian::KEYS), "debian-archive-keyring"));
     }
     need(ctx, &needed)
 }

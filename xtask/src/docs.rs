@@ -8,12 +8,11 @@ use crate::deps::{self, Need, Sign};
 use crate::kernel::{self, Kbuild};
 use crate::lint::complaints;
 use crate::run::{stream, End, Limits, MINUTE};
-use crate::util::{read_text, which};
+use crate::util::{ends_in, read_text, which};
 use crate::{kconfig, overlay, toolchain, tree};
 use anyhow::{bail, Context, Result};
 use duct::Expression;
 use regex::Regex;
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -127,8 +126,8 @@ fn rustdoc(ctx: &Ctx, strict: bool) -> Result<()> {
     kconfig::make(ctx, &kbuild, &kconfig::fragments(ctx, crate::cli::Config::Plain), strict)?;
     kbuild.build(ctx, &["prepare", "rustdoc"], 40, "the first error in the log is the one that matters")?;
     let log = read_text(&ctx.log("rustdoc"))?;
-    let (files, edited) = (overlay::files(ctx)?, edited(ctx)?);
-    let mut found = complaints(&log, |path| files.contains_key(path) || edited.contains(path));
+    let (files, touched) = (overlay::files(ctx)?, tree::touched(ctx, "HEAD")?);
+    let mut found = complaints(&log, |path| touched.contains(path));
     for path in dead_links(&log) {
         for (name, file) in files.iter().filter(|(name, _)| name.ends_with(".rs")) {
             if read_text(&file.source)?.contains(&format!("srctree/{path}")) {
@@ -137,12 +136,6 @@ fn rustdoc(ctx: &Ctx, strict: bool) -> Result<()> {
         }
     }
     nothing(found).context("rustdoc warns of files of ours")
-}
-
-/// Files of upstream that our patches edit.
-fn edited(ctx: &Ctx) -> Result<BTreeSet<String>> {
-    let list = tree::git(ctx).text(&["diff", "--name-only", "upstream", "HEAD"])?;
-    Ok(list.lines().map(String::from).collect())
 }
 
 /// The links into the source tree that lead nowhere, which Kbuild looks for when all is made.
@@ -189,10 +182,12 @@ fn warnings(log: &str, ours: impl Fn(&str) -> bool) -> Vec<String> {
     let Ok(form) = Regex::new(r"(?:^|\s)([^\s:]+)(:\d+)?: *(WARNING|ERROR|SEVERE|CRITICAL)\b") else {
         return Vec::new();
     };
-    // Sphinx has absolute paths, and of comments in headers such that are relative to anything.
-    let known = |path: &str| ours(path) || path.match_indices('/').any(|(at, _)| ours(&path[at + 1..]));
     let place = |line: &str| Some(form.captures(line)?.get(1)?.as_str().to_string());
-    log.lines().filter(|line| place(line).is_some_and(|path| known(&path))).map(String::from).collect()
+    // Absolute paths, and of comments in headers such that are relative to anything.
+    log.lines()
+        .filter(|line| place(line).is_some_and(|path| ends_in(&path, &ours)))
+        .map(String::from)
+        .collect()
 }
 
 #[cfg(test)]

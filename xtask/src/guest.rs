@@ -40,7 +40,12 @@ pub struct Guest<'a> {
     pub minutes: u64,
 }
 
-impl Guest<'_> {
+impl<'a> Guest<'a> {
+    /// One that most are like.
+    pub fn new(objects: &'a Path, name: &'a str, programs: &'a [PathBuf], command: Vec<String>) -> Self {
+        Self { objects, name, programs, command, words: "", clock: Clock::Time, processors: 2, minutes: 20 }
+    }
+
     /// Boots, gives every line to `line`, and returns the console where the guest came to its end
     /// without a complaint of the kernel.
     pub fn boot(&self, ctx: &Ctx, mut line: impl FnMut(Line)) -> Result<Console> {

@@ -12,7 +12,7 @@ use crate::state;
 use crate::util::{read, read_text, write_if_changed, Hash};
 use anyhow::{bail, Result};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The fragments of a kernel, in the order in which they are merged.
 pub fn fragments(ctx: &Ctx, config: Config) -> Vec<PathBuf> {
@@ -35,6 +35,16 @@ pub fn our_options(ctx: &Ctx) -> Result<Vec<String>> {
     let lines = read_text(&menu)?;
     let names = lines.lines().filter_map(|l| l.strip_prefix("config ").or(l.strip_prefix("menuconfig ")));
     Ok(names.map(|n| format!("CONFIG_{}", n.trim())).collect())
+}
+
+/// The fragment `off.config` in a folder: our options off, and `more`, without CONFIG_, with them.
+pub fn without_ours(ctx: &Ctx, dir: &Path, more: &[&str]) -> Result<PathBuf> {
+    let more = more.iter().map(|option| format!("CONFIG_{option}"));
+    let off = our_options(ctx)?.into_iter().chain(more);
+    let fragment = dir.join("off.config");
+    let lines: String = off.map(|option| format!("# {option} is not set\n")).collect();
+    write_if_changed(&fragment, lines.as_bytes())?;
+    Ok(fragment)
 }
 
 /// Makes the .config of a build folder, where something that it is made of has changed.

@@ -2,11 +2,13 @@
 
 //! `make kernel`: the build, in a folder of its own beside the tree.
 
+use crate::cli::Cli;
 use crate::ctx::Ctx;
 use crate::run::{Job, MINUTE};
 use crate::toolchain::{self, Toolchain};
 use crate::{deps, kconfig, state, tree};
 use anyhow::Result;
+use clap::CommandFactory;
 use std::path::PathBuf;
 
 /// Where and with what a kernel is built.
@@ -93,8 +95,13 @@ impl Kbuild {
 
 /// `make` without what our own make was told, which is not meant for another.
 pub fn make(args: &[String]) -> duct::Expression {
-    let gone = ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARCH", "CONFIG", "V", "SIZE", "TESTS"];
-    gone.iter().fold(duct::cmd("make", args).stdin_null(), |make, variable| make.env_remove(variable))
+    let make = ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"]
+        .iter()
+        .fold(duct::cmd("make", args).stdin_null(), |make, variable| make.env_remove(variable));
+    Cli::command()
+        .get_arguments()
+        .filter_map(|argument| argument.get_env())
+        .fold(make, |make, variable| make.env_remove(variable))
 }
 
 /// The kernel that the command line asks for.

@@ -5,9 +5,9 @@
 use crate::ctx::Ctx;
 use crate::kernel::{self, Kbuild};
 use crate::run::{Job, MINUTE};
+use crate::util::ends_in;
 use crate::{deps, kconfig, overlay, programs, rules, toolchain, tree};
 use anyhow::{bail, Result};
-use std::collections::BTreeSet;
 use std::path::Path;
 
 pub fn run(ctx: &Ctx) -> Result<()> {
@@ -96,9 +96,8 @@ fn kernel_clippy(ctx: &Ctx, strict: bool) -> Result<()> {
     }
     kbuild.build(ctx, &targets, 30, "the compiler's message says what")?;
     let log = std::fs::read_to_string(ctx.log("clippy"))?;
-    let ours: BTreeSet<String> = overlay::files(ctx)?.into_keys().collect();
-    let edited = tree::git(ctx).text(&["diff", "--name-only", "upstream", "HEAD"])?;
-    let said = complaints(&log, |path| ours.contains(path) || edited.lines().any(|e| e == path));
+    let touched = tree::touched(ctx, "HEAD")?;
+    let said = complaints(&log, |path| touched.contains(path));
     if !said.is_empty() {
         bail!("clippy or rustc warn of kernel code:\n{}", said.join("\n"));
     }
@@ -109,13 +108,11 @@ fn kernel_clippy(ctx: &Ctx, strict: bool) -> Result<()> {
 pub fn complaints(log: &str, ours: impl Fn(&str) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     let mut block: Vec<&str> = Vec::new();
-    // Where the tree is, nobody knows here; any part of a path may be the one below it.
-    let ours = |path: &str| ours(path) || path.match_indices('/').any(|(at, _)| ours(&path[at + 1..]));
     let mut flush = |block: &mut Vec<&str>| {
         // rustc names the place below its message, clang before it.
         let below = block.iter().find_map(|l| l.trim_start().strip_prefix("--> "));
         let place = below.or(block.first().copied()).and_then(|l| l.split(':').next());
-        if place.is_some_and(&ours) {
+        if place.is_some_and(|path| ends_in(path, &ours)) {
             found.push(block.join("\n"));
         }
         block.clear();

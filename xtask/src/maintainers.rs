@@ -2,6 +2,7 @@
 
 //! Our entries of MAINTAINERS: merged into upstream's file, and taken out of it again.
 
+use regex::Regex;
 use std::collections::BTreeSet;
 
 /// An entry: its title, then lines such as `M:` and `F:`.
@@ -39,6 +40,22 @@ pub fn entries(text: &str) -> Vec<Entry> {
             (good && lines.first().is_some_and(|l| is_field(l))).then_some(Entry { title, lines })
         })
         .collect()
+}
+
+/// The paths that no `F:` line of a text covers.
+pub fn uncovered<'p>(text: &str, paths: impl IntoIterator<Item = &'p String>) -> Vec<&'p String> {
+    let entries = entries(text);
+    let patterns: Vec<_> = entries.iter().flat_map(|e| e.values("F")).collect();
+    paths.into_iter().filter(|path| !patterns.iter().any(|pattern| covers(pattern, path))).collect()
+}
+
+/// Whether a pattern of an `F:` line names a file, as scripts/get_maintainer.pl reads it.
+fn covers(pattern: &str, path: &str) -> bool {
+    let mut expression = regex::escape(pattern).replace(r"\*", "[^/]*").replace(r"\?", "[^/]");
+    if pattern.ends_with('/') {
+        expression.push_str(".*");
+    }
+    Regex::new(&format!("^{expression}$")).is_ok_and(|r| r.is_match(path))
 }
 
 /// Upstream's file with our entries, each before the first whose title comes after its own.
@@ -86,6 +103,14 @@ mod tests {
         let titles: Vec<_> = entries(&merged).into_iter().map(|e| e.title).collect();
         assert_eq!(titles, ["AB", "BB", "CD", "ZZ"]);
         assert_eq!(part(&merged, UPSTREAM), (UPSTREAM.to_string(), OURS.to_string()));
+    }
+
+    #[test]
+    fn patterns_cover() {
+        assert!(covers("mm/userfault/", "mm/userfault/a/b.rs"));
+        assert!(covers("rust/helpers/*.c", "rust/helpers/folio.c"));
+        assert!(!covers("rust/helpers/*", "rust/helpers/a/b.c"));
+        assert!(!covers("mm/userfault", "mm/userfault/fault.rs"));
     }
 
     #[test]

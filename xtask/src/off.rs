@@ -12,7 +12,6 @@ use crate::git::Git;
 use crate::kernel::{self, Kbuild};
 use crate::patch::{self, Patch};
 use crate::series::commit_tree;
-use crate::util::write_if_changed;
 use crate::{elf, kconfig, state, toolchain, tree, worktree};
 use anyhow::{bail, Context, Result};
 use std::collections::BTreeMap;
@@ -97,16 +96,10 @@ impl<'a> Builder<'a> {
         let kbuild = Kbuild::new(ctx, "off", dir.join("linux"), dir.join("objects"), toolchain::find(ctx)?);
         // Our options off, and Rust with them: they depend on it. Nothing that compiles in a line
         // number or the configuration.
-        let mut off = kconfig::our_options(ctx)?;
-        off.extend(
-            ["RUST", "RUST_INLINE_HELPERS", "IKCONFIG", "DEBUG_ATOMIC_SLEEP", "LOCKDEP", "PROVE_LOCKING"]
-                .map(|o| format!("CONFIG_{o}")),
-        );
-        let lines: String = off.iter().map(|o| format!("# {o} is not set\n")).collect();
-        let fragment = dir.join("off.config");
-        write_if_changed(&fragment, lines.as_bytes())?;
+        let more =
+            ["RUST", "RUST_INLINE_HELPERS", "IKCONFIG", "DEBUG_ATOMIC_SLEEP", "LOCKDEP", "PROVE_LOCKING"];
         let mut fragments = kconfig::fragments(ctx, crate::cli::Config::Plain);
-        fragments.push(fragment);
+        fragments.push(kconfig::without_ours(ctx, &dir, &more)?);
         Ok(Self { ctx, kbuild, fragments })
     }
 

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The programs that run in the guest, linked statically.
+//! The programs that run in the guest, linked statically. Those in C are built against the user headers
+//! in a build folder, which must be there.
 
 use crate::ctx::Ctx;
-use crate::headers;
 use crate::run::{Job, MINUTE};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 
-/// The test program in C, built against our headers.
+/// The test program in C.
 pub fn test_program(ctx: &Ctx) -> Result<PathBuf> {
-    headers::install(ctx)?;
     ctx.ui.step("program", "the test program");
     compile(ctx, &ctx.selftests(), &ctx.plain())
 }
@@ -18,14 +17,12 @@ pub fn test_program(ctx: &Ctx) -> Result<PathBuf> {
 /// The example of Documentation/admin-guide/mm/userfault.rst. People paste it: no compiler of
 /// theirs is to complain.
 pub fn example(ctx: &Ctx) -> Result<PathBuf> {
-    headers::install(ctx)?;
     ctx.ui.step("program", "the example of the documentation");
     gcc(ctx, "lazy_image", &ctx.selftests(), &ctx.plain(), &["-pthread", "-Wpedantic", "-Werror"])
 }
 
 /// The tests in Rust, and what they run.
 pub fn tests(ctx: &Ctx) -> Result<Vec<PathBuf>> {
-    headers::install(ctx)?;
     ctx.ui.step("tests", "the tests in Rust");
     tests_of(ctx, &ctx.selftests(), &ctx.plain())
 }

@@ -4,13 +4,14 @@
 
 use crate::ctx::Ctx;
 use crate::qemu::{kvm_works, Accel, Machine};
-use crate::{initramfs, kernel, programs, tree};
+use crate::{headers, initramfs, kernel, programs, tree};
 use anyhow::{Context, Result};
 
 pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(8);
     kernel::prepare(ctx)?;
     kernel::build(ctx)?;
+    headers::install(ctx)?;
     let programs = [programs::test_program(ctx).map(|p| vec![p]), programs::tests(ctx)];
     // A tree in the middle of a bisection may be too old for them.
     let programs = match tree::on_branch(ctx) {

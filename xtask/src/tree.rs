@@ -15,7 +15,7 @@ use crate::util::{read, Hash};
 use crate::{debian, state};
 use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The branch that holds our commits.
 pub const BRANCH: &str = "refs/heads/userfault";
@@ -105,6 +105,13 @@ pub fn ensure(ctx: &Ctx) -> Result<bool> {
     state = State { tip, inputs, commits, ..state };
     state::save(ctx, "tree", &state)?;
     Ok(true)
+}
+
+/// The files that a commit of the branch has otherwise than upstream: those of upstream that were
+/// edited, and ours.
+pub fn touched(ctx: &Ctx, commit: &str) -> Result<BTreeSet<String>> {
+    let list = git(ctx).text(&["diff", "--name-only", "upstream", commit])?;
+    Ok(list.lines().map(String::from).collect())
 }
 
 /// Whether our branch is checked out.

@@ -55,6 +55,12 @@ pub fn which(program: &str) -> Option<PathBuf> {
         .find(|p| p.is_file())
 }
 
+/// Whether `known` knows a path of the kernel tree by its end. Where the tree is, whoever printed the
+/// path may say in any way; any part of it may be the one below the tree.
+pub fn ends_in(path: &str, known: impl Fn(&str) -> bool) -> bool {
+    known(path) || path.match_indices('/').any(|(at, _)| known(&path[at + 1..]))
+}
+
 /// The first `a.b.c` in a text.
 pub fn version_in(text: &str) -> Option<(u32, u32, u32)> {
     let found = regex::Regex::new(r"(\d+)\.(\d+)(?:\.(\d+))?").ok()?.captures(text)?;
