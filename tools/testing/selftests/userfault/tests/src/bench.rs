@@ -8,18 +8,20 @@
 
 use crate::knobs::set_thp;
 use crate::proc::vmstat;
+use crate::process::stay_on;
 use crate::special::{huge_pages, pages_of_folios};
 use crate::sys::{page, pmd, remap_raw, Area, Map, Span};
 use crate::touch;
 use crate::uffd;
 use anyhow::{ensure, Context};
-use nix::sched::{sched_setaffinity, CpuSet};
-use nix::unistd::Pid;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const ROUNDS: usize = 6;
+
+/// For mremap to move to a place where something is.
+const REPLACE: i32 = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
 
 /// How pages get to their place.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,7 +58,9 @@ impl How {
             How::Remap => remap_raw(dst.addr, src.addr, src.len, 0),
             How::Move => uffd::move_pages(fd, dst, src),
             How::Copy => uffd::copy(fd, dst, src),
-            How::Mremap => src.mremap_to(dst.addr).map(|()| src.len),
+            How::Mremap => src
+                .mremap(src.len, REPLACE, dst.addr)
+                .map(|moved| moved.len),
         }
     }
 }
@@ -201,13 +205,6 @@ fn print(work: &str, how: &str, unit: &str, value: f64) {
 
 const A_PAGE: &str = "instructions a page";
 
-/// Runs on one processor, so that what others do is not counted.
-fn stay_on(cpu: usize) -> anyhow::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set).context("sched_setaffinity")
-}
-
 /// What everything else can be compared with.
 fn plain() -> anyhow::Result<()> {
     const CALLS: usize = 1000;
@@ -295,7 +292,7 @@ fn flushes(works: &[Work]) -> anyhow::Result<()> {
         }
         Ok(())
     });
-    while !RUNS.load(Ordering::SeqCst) {
+    while !RUNS.load(Ordering::SeqCst) && !other.is_finished() {
         std::thread::sleep(Duration::from_millis(1));
     }
     for work in works {

@@ -4,7 +4,7 @@
 
 use crate::harness::Outcome;
 use crate::knobs::set_ksm;
-use crate::proc::entries;
+use crate::proc;
 use crate::sys::Span;
 use anyhow::ensure;
 use std::time::{Duration, Instant};
@@ -36,11 +36,6 @@ pub fn wait_merged(spans: &[Span]) -> Outcome {
 
 /// The frames of all pages of these ranges.
 pub fn frames(spans: &[Span]) -> anyhow::Result<Vec<u64>> {
-    let mut pfns = Vec::new();
-    for span in spans {
-        for entry in entries(*span)? {
-            pfns.push(entry.pfn()?);
-        }
-    }
-    Ok(pfns)
+    let all: anyhow::Result<Vec<_>> = spans.iter().map(|span| proc::frames(*span)).collect();
+    Ok(all?.concat())
 }

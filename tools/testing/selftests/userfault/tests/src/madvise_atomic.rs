@@ -11,7 +11,7 @@ use crate::proc::ensure_holes;
 use crate::process::must_pass_in_child;
 use crate::sys::{Area, Span};
 use crate::{ensure_eq, register};
-use anyhow::Context;
+use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::sched::{clone, CloneFlags};
 use nix::sys::ptrace;
@@ -84,11 +84,7 @@ fn a11_end_of_a_thread() -> Outcome {
             0
         })?;
         for status in [list, word] {
-            ensure_eq!(
-                matches!(status, WaitStatus::Exited(_, 0)),
-                true,
-                "{status:?}"
-            );
+            ensure!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
         }
     }
     ensure_holes(pair.holed.page(1))

@@ -7,15 +7,13 @@ use crate::harness::{rounds, Outcome};
 use crate::knobs::{set_thp, thp_number};
 use crate::proc::{ensure_holes, ensure_present, entries, entry, vmstat};
 use crate::special::{huge_pages, is_huge};
-use crate::sys::{page, pmd, Area, Map, Span};
+use crate::sys::{page, pmd, Area, Map, Span, MADV_COLLAPSE};
 use crate::touch;
 use crate::trace::Trace;
 use crate::{ensure_eq, register, skip};
 use anyhow::{ensure, Context};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-const MADV_COLLAPSE: i32 = 25;
 
 /// Half of a huge page's room in small pages, the other half holes.
 fn half_filled() -> anyhow::Result<Area> {

@@ -29,9 +29,9 @@ fn ensure_taken(device: &Device, span: Span) -> Outcome {
 }
 
 /// Room for a huge page, where huge pages may be taken at once.
-fn huge_room(count: usize) -> anyhow::Result<Area> {
+fn huge_room() -> anyhow::Result<Area> {
     set_thp("enabled", "always")?;
-    let area = Map::huge_pages(count).map()?;
+    let area = Map::huge_pages(1).map()?;
     area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
     Ok(area)
 }
@@ -69,7 +69,7 @@ fn d08_device_fills_no_hole() -> Outcome {
 fn d08_device_fills_no_huge_hole() -> Outcome {
     let device = Device::open()?;
     for small in [false, true] {
-        let area = huge_room(1)?;
+        let area = huge_room()?;
         area.mark()?;
         if small {
             device.no_huge_page()?;
@@ -90,7 +90,7 @@ fn d08_device_fills_no_huge_hole() -> Outcome {
 /// D08: holes in the place of a huge page stay holes where a few small pages are.
 fn d08_device_fills_no_hole_beside_pages() -> Outcome {
     let device = Device::open()?;
-    let area = huge_room(1)?;
+    let area = huge_room()?;
     area.advise(libc::MADV_NOHUGEPAGE)?;
     area.page(7).fill(7);
     area.page(500).fill(500);

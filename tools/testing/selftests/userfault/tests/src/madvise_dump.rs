@@ -6,7 +6,7 @@ use crate::cgroup::Cgroup;
 use crate::harness::Outcome;
 use crate::knobs;
 use crate::madvise_fault::ensure_refused;
-use crate::proc::{ensure_entries, ensure_holes, entries, is_marked, Entry};
+use crate::proc::{clear_soft_dirty, ensure_entries, ensure_holes, entries, is_marked, Entry};
 use crate::process::{in_child, Ended};
 use crate::sys::{page, pmd, remap_all, Area, Map, Span};
 use crate::{ensure_eq, register, swap};
@@ -89,11 +89,6 @@ fn a11_core_dump() -> Outcome {
     ensure!(peak < SIZE as u64 / 4, "it took {peak} bytes of memory");
     ensure_eq!(entries(area.pages(5..1024))?, before[5..1024]);
     Ok(())
-}
-
-/// Forgets what was written so far.
-fn clear_soft_dirty() -> Outcome {
-    fs::write("/proc/self/clear_refs", "4").context("clear_refs")
 }
 
 /// A2, A4: to forget what was written keeps the mark, and holes are holes; a refused touch writes

@@ -165,17 +165,6 @@ pub fn probe_flags() -> ExitCode {
     }
 }
 
-/// `mremap`.
-pub fn mremap(old: Span, new_len: usize, flags: i32, new: usize) -> anyhow::Result<Span> {
-    // SAFETY: The memory of an area is never borrowed.
-    let moved = unsafe {
-        let old_addr = old.addr as *mut libc::c_void;
-        libc::mremap(old_addr, old.len, new_len, flags, new)
-    };
-    ensure!(moved != libc::MAP_FAILED, "mremap: {}", Errno::last());
-    Ok(Span::new(moved as usize, new_len))
-}
-
 /// A14: mremap: memory that grows in place or elsewhere is marked in its new part too.
 fn a14_mremap_grows() -> Outcome {
     // In place, over what was unmapped for it.
@@ -185,7 +174,7 @@ fn a14_mremap_grows() -> Outcome {
     old.mark()?;
     // SAFETY: Within the area, which is never borrowed.
     unsafe { libc::munmap(area.page(2).addr as *mut libc::c_void, 2 * page()) };
-    ensure_eq!(mremap(old, area.len, 0, 0)?, *area);
+    ensure_eq!(old.mremap(area.len, 0, 0).context("mremap")?, *area);
     ensure!(is_marked(*area)?, "the part that was added is not marked");
     old.check_pages(1)?;
     for part in [area.page(2), area.page(3)] {
@@ -195,7 +184,7 @@ fn a14_mremap_grows() -> Outcome {
     // Elsewhere.
     let room = Area::pages(8)?;
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    let grown = mremap(*area, room.len, flags, room.addr)?;
+    let grown = area.mremap(room.len, flags, room.addr).context("mremap")?;
     ensure!(
         is_marked(grown)?,
         "the part that was added elsewhere is not marked"
@@ -212,7 +201,7 @@ fn a14_mremap_moves() -> Outcome {
     area.page(0).fill(1);
     area.mark()?;
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    let moved = mremap(*area, area.len, flags, room.addr)?;
+    let moved = area.mremap(area.len, flags, room.addr).context("mremap")?;
     ensure!(is_marked(moved)?, "the mark stayed behind");
     ensure!(vmas_in(*area)?.is_empty(), "the memory stayed behind");
     moved.page(0).check(1)?;
@@ -225,7 +214,7 @@ fn a14_mremap_dontunmap() -> Outcome {
     let (area, room) = (Area::filled(3, 1)?, Area::pages(3)?);
     area.mark()?;
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
-    let moved = mremap(*area, area.len, flags, room.addr)?;
+    let moved = area.mremap(area.len, flags, room.addr).context("mremap")?;
     ensure!(is_marked(moved)?, "the new place is not marked");
     ensure!(is_marked(*area)?, "the old place is not marked");
     moved.check_pages(1)?;

@@ -6,14 +6,14 @@ use crate::cgroup::Cgroup;
 use crate::harness::Outcome;
 use crate::knobs;
 use crate::madvise_fault::ensure_refused;
-use crate::madvise_lifetime::mremap;
+use crate::pair::read;
 use crate::proc::{ensure_holes, ensure_present, is_marked, vma_of};
+use crate::process::stay_on;
 use crate::special::{memfd, shared_anonymous};
-use crate::sys::{page, remap_all, Area, Map, RW};
+use crate::sys::{page, remap_all, Area, Map, Span, RW};
 use crate::{ensure_eq, register, touch};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
-use nix::sched::{sched_setaffinity, CpuSet};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::{fork, ForkResult, Pid};
@@ -71,9 +71,7 @@ fn c52_refused_touch_at_the_limit_of_a_cgroup() -> Outcome {
     const CONSOLE: &str = "/proc/sys/kernel/printk";
     let group = Cgroup::enter()?;
     // What another processor has charged in advance would serve no more here.
-    let mut one = CpuSet::new();
-    one.set(0)?;
-    sched_setaffinity(Pid::from_raw(0), &one).context("sched_setaffinity")?;
+    stay_on(0)?;
 
     // All that is needed is made before there is no memory for it. What this process shares with
     // others since a fork would be copied when it is written: locking copies it.
@@ -100,9 +98,8 @@ fn c52_refused_touch_at_the_limit_of_a_cgroup() -> Outcome {
                 _ => usize::from(part.store(1).is_err()),
             };
         }
-        // SAFETY: The memory of an area is never borrowed.
-        let read = unsafe { libc::read(file.as_raw_fd(), huge.addr as *mut libc::c_void, 8) };
-        Ok((refused, Errno::result(read), events.numbers()?))
+        let read = read(file.as_raw_fd(), Span::new(huge.addr, 8));
+        Ok((refused, read, events.numbers()?))
     };
     let (refused, ..) = touch(8)?;
     ensure_eq!(refused, 8);
@@ -157,7 +154,7 @@ fn a11_locked_memory_keeps_its_holes() -> Outcome {
 
     let room = Area::pages(8)?;
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    let grown = mremap(*area, room.len, flags, room.addr)?;
+    let grown = area.mremap(room.len, flags, room.addr).context("mremap")?;
     let vma = vma_of(grown)?;
     ensure!(vma.has("lo") && vma.has("uf"), "{vma:x?}");
     ensure_refused(grown.pages(1..8))?;
@@ -199,7 +196,7 @@ fn a11_mapped_to_be_locked() -> Outcome {
     ensure_present(*beside)?;
     let room = Area::pages(64)?;
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    let grown = mremap(*area, room.len, flags, room.addr)?;
+    let grown = area.mremap(room.len, flags, room.addr).context("mremap")?;
     ensure!(vma_of(grown)?.has("lo"), "not locked");
     ensure_present(grown.pages(0..2))?;
     ensure_refused(grown.pages(2..64))

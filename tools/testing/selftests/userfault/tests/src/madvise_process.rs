@@ -7,16 +7,15 @@ use crate::knobs::set_thp;
 use crate::proc::{entries_of, is_marked, vmas_of, Entry};
 use crate::process::Holder;
 use crate::special::memfd;
-use crate::sys::{page, Area, Map, Span, MADV_NOUSERFAULT, MADV_USERFAULT};
+use crate::sys::{
+    page, Area, Map, Span, MADV_COLD, MADV_COLLAPSE, MADV_NOUSERFAULT, MADV_USERFAULT,
+};
 use crate::touch::Fault;
 use crate::{ensure_eq, register, special};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-
-const MADV_COLD: i32 = 20;
-const MADV_COLLAPSE: i32 = 25;
 
 fn pidfd(pid: Pid) -> anyhow::Result<OwnedFd> {
     // SAFETY: It makes a descriptor only.

@@ -5,9 +5,10 @@
 use crate::device::{took_some, Device};
 use crate::harness::{rounds, Outcome};
 use crate::knobs::set_ksm;
+use crate::proc::clear_soft_dirty;
 use crate::process::{in_child, Ended};
 use crate::special::huge_pages;
-use crate::sys::{Area, RW};
+use crate::sys::{Area, MADV_COLLAPSE, RW};
 use crate::{ensure_eq, ksm, register, swap};
 use anyhow::{ensure, Context};
 use nix::sys::signal::Signal;
@@ -112,9 +113,7 @@ fn a4_soft_dirty_makes_no_hole() -> Outcome {
     let huge = huge_pages(1, 1)?;
     for area in [&area, &huge] {
         area.mark()?;
-        never_a_hole(area, || {
-            fs::write("/proc/self/clear_refs", "4").context("clear_refs")
-        })?;
+        never_a_hole(area, clear_soft_dirty)?;
     }
     Ok(())
 }
@@ -138,7 +137,6 @@ fn a4_ksm_makes_no_hole() -> Outcome {
 
 /// A4: pages that become a huge page, which becomes small pages again, are no holes meanwhile.
 fn a4_collapse_makes_no_hole() -> Outcome {
-    const MADV_COLLAPSE: i32 = 25;
     let area = huge_pages(1, 1)?;
     area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
     area.mark()?;

@@ -10,7 +10,8 @@ use crate::harness::Outcome;
 use crate::knobs::{ksm_number, set_ksm};
 use crate::ksm;
 use crate::madvise_fault::ensure_refused;
-use crate::proc::{ensure_holes, ensure_present, is_marked};
+use crate::pair::Pair;
+use crate::proc::{ensure_present, is_marked};
 use crate::process::Holder;
 use crate::sys::{remap_all, Area, Span};
 use crate::{ensure_eq, register};
@@ -94,24 +95,16 @@ fn a4_write_to_a_page_of_ksm() -> Outcome {
 fn a11_pin_of_a_hole() -> Outcome {
     let pins = Pins::new()?;
     for how in How::all() {
-        let (marked, reference) = (Area::pages(3)?, Area::pages(3)?);
-        for area in [&marked, &reference] {
-            area.page(0).fill(1);
-            area.page(2).fill(3);
-        }
-        marked.mark()?;
-        reference.page(1).protect(libc::PROT_NONE)?;
+        let pair = Pair::new()?;
         for range in [1..2, 0..3, 1..3, 0..2] {
-            let [seen, want] =
-                [&marked, &reference].map(|area| pins.pin(area.pages(range.clone()), how));
-            ensure_eq!(want, Err(Errno::EFAULT), "memory without access, {how:?}");
-            ensure_eq!(seen, want, "{range:?}, {how:?}");
-            ensure_holes(marked.page(1))?;
+            let what = format!("{range:?}, {how:?}");
+            let seen = pair.same(&what, |area| Ok(pins.pin(area.pages(range.clone()), how)))?;
+            ensure_eq!(seen, Err(Errno::EFAULT), "{what}");
         }
         // What is pinned does not move.
         let room = Area::pages(3)?;
-        remap_all(room.page(0), marked.page(0))?;
-        remap_all(room.page(2), marked.page(2))?;
+        remap_all(room.page(0), pair.holed.page(0))?;
+        remap_all(room.page(2), pair.holed.page(2))?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::madvise_fault::ensure_refused;
 use crate::proc::{ensure_entries, ensure_holes, ensure_present, Entry};
 use crate::process::must_pass_in_child;
 use crate::special::huge_pages;
-use crate::sys::{page, Area, Map, Span, MADV_POPULATE_READ, MADV_POPULATE_WRITE};
+use crate::sys::{page, Area, Map, Span, MADV_COLD, MADV_POPULATE_READ, MADV_POPULATE_WRITE};
 use crate::{ensure_eq, register, swap};
 use anyhow::{ensure, Context};
 
@@ -124,7 +124,6 @@ fn a4_lazily_freed_huge_page() -> Outcome {
 
 /// A4: to free a hole, to put it aside or to bring it back is success, and it stays one.
 fn a4_advice_for_holes() -> Outcome {
-    const MADV_COLD: i32 = 20;
     let area = Area::pages(4)?;
     area.page(0).fill(1);
     area.mark()?;

@@ -81,6 +81,11 @@ pub fn entry(span: Span) -> anyhow::Result<Entry> {
     Ok(entries(span.page(0))?[0])
 }
 
+/// Forgets, for this process, what was written so far.
+pub fn clear_soft_dirty() -> anyhow::Result<()> {
+    fs::write("/proc/self/clear_refs", "4").context("clear_refs")
+}
+
 /// Fails unless the whole range is holes.
 pub fn ensure_holes(span: Span) -> anyhow::Result<()> {
     ensure_entries(span, "a hole", Entry::hole)

@@ -6,6 +6,7 @@ use crate::harness::{Outcome, Skip};
 use anyhow::{bail, Context};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sched::{sched_setaffinity, CpuSet};
 use nix::sys::signal::{kill, killpg, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, pipe2, setpgid, ForkResult, Pid};
@@ -81,6 +82,13 @@ pub fn must_pass_in_child(code: impl FnOnce() -> Outcome) -> Outcome {
     }
 }
 
+/// Keeps this thread on one processor.
+pub fn stay_on(cpu: usize) -> Outcome {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("sched_setaffinity")
+}
+
 /// A child that does nothing but hold what it has inherited.
 pub struct Holder(Pid);
 
@@ -95,9 +103,7 @@ impl Holder {
             },
         }
     }
-}
 
-impl Holder {
     /// Its number.
     pub fn pid(&self) -> Pid {
         self.0

@@ -3,7 +3,7 @@
 //! The page at its new place: the very same, and good for all that a page is good for.
 
 use crate::harness::Outcome;
-use crate::proc::{ensure_holes, ensure_present, entry, frames};
+use crate::proc::{clear_soft_dirty, ensure_holes, ensure_present, entry, frames};
 use crate::process::{must_pass_in_child, Holder};
 use crate::special::{huge_pages, huge_zero_pages, pages_of_folios};
 use crate::sys::{page, pmd, remap_all, Area, Map, Span, RW};
@@ -29,7 +29,7 @@ fn a35_soft_dirty() -> Outcome {
         crate::skip!("this kernel does not track written pages");
     }
     let (dst, src) = (Area::pages(3)?, Area::filled(3, 1)?);
-    std::fs::write("/proc/self/clear_refs", "4").context("clear_refs")?;
+    clear_soft_dirty()?;
     if entry(*src)?.soft_dirty() {
         crate::skip!("this kernel does not forget written pages");
     }

@@ -328,18 +328,9 @@ fn a39_mremap_between_the_same_tables() -> Outcome {
         let mut at = 0;
         let result = rounds(TIME).try_for_each(|_| -> Outcome {
             let (old, new) = (vmas[at], vmas[1 - at]);
-            // SAFETY: Both places are this test's; the memory of an area is never borrowed.
-            let addr = unsafe {
-                libc::mremap(
-                    old.addr as *mut libc::c_void,
-                    old.len,
-                    old.len,
-                    // The old place stays mapped, or a new thread's stack may come there.
-                    libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP,
-                    new.addr as *mut libc::c_void,
-                )
-            };
-            ensure!(addr as usize == new.addr, "mremap: {}", Errno::last());
+            // The old place stays mapped, or a new thread's stack may come there.
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+            ensure_eq!(old.mremap(old.len, flags, new.addr), Ok(new));
             at = 1 - at;
             Ok(())
         });

@@ -21,8 +21,10 @@ pub const MADV_USERFAULT: i32 = 118;
 pub const MADV_NOUSERFAULT: i32 = 119;
 
 // Advice that the libc crate does not have for every target.
+pub const MADV_COLD: i32 = 20;
 pub const MADV_POPULATE_READ: i32 = 22;
 pub const MADV_POPULATE_WRITE: i32 = 23;
+pub const MADV_COLLAPSE: i32 = 25;
 pub const MADV_GUARD_INSTALL: i32 = 102;
 pub const MADV_GUARD_REMOVE: i32 = 103;
 pub const MAP_DROPPABLE: i32 = 0x08;
@@ -135,14 +137,16 @@ impl Span {
         Errno::result(ret).map(drop)
     }
 
-    /// `mremap`: moves the mapping to an address, in place of what is there.
-    pub fn mremap_to(self, addr: usize) -> nix::Result<()> {
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        let (old, new) = (self.addr as *mut libc::c_void, addr as *mut libc::c_void);
+    /// `mremap`.  Returns where the mapping is now.
+    pub fn mremap(self, new_len: usize, flags: i32, new: usize) -> nix::Result<Self> {
         // SAFETY: As in `advise()`.
-        match unsafe { libc::mremap(old, self.len, self.len, flags, new) } {
+        let moved = unsafe {
+            let old = self.addr as *mut libc::c_void;
+            libc::mremap(old, self.len, new_len, flags, new)
+        };
+        match moved {
             libc::MAP_FAILED => Err(Errno::last()),
-            _ => Ok(()),
+            moved => Ok(Self::new(moved as usize, new_len)),
         }
     }
 
