@@ -51,6 +51,9 @@
 /* A variant that takes longer than this hangs, even on a slow emulator. */
 #define VARIANT_SECONDS		900
 
+/* Whoever watches is to see that a slow machine goes on. */
+#define PROGRESS_MIB		128UL
+
 /* /proc/self/pagemap */
 #define PM_PRESENT		(UINT64_C(1) << 63)
 #define PM_SWAP			(UINT64_C(1) << 62)
@@ -293,6 +296,7 @@ static void run(const struct variant *variant, size_t size, size_t align)
 {
 	const size_t pages_per_step = variant->step / page_size;
 	const size_t nr_pages = size / page_size;
+	const size_t pages_per_line = (PROGRESS_MIB << 20) / page_size;
 	unsigned long want_faults = variant->step ? size / variant->step : 0;
 	size_t page;
 
@@ -319,6 +323,11 @@ static void run(const struct variant *variant, size_t size, size_t align)
 	for (page = 0; page < nr_pages; page++) {
 		size_t step = pages_per_step ? page / pages_per_step : page;
 
+		if (page && page % pages_per_line == 0) {
+			printf("%s: %zu MiB\n", variant->name,
+			       page * page_size >> 20);
+			fflush(stdout);
+		}
 		touch_and_check(&now.dst, page, step % 2);
 	}
 	if (now.faults != want_faults)
