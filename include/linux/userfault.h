@@ -20,6 +20,8 @@
 #ifdef CONFIG_USERFAULT_CORE
 #define USERFAULT_VISIBLE
 int folio_put_wait_locked(struct folio *folio, int state);
+struct vm_area_struct *vma_start_read(struct mm_struct *mm,
+				      struct vm_area_struct *vma);
 #else
 #define USERFAULT_VISIBLE static
 #endif

@@ -7,6 +7,10 @@
 //! is strict: it never overwrites what the destination holds, and never moves what anybody else
 //! has a share in.
 //!
+//! What moves as one is as large as can be: a huge page (`huge.rs`), a folio of several pages, a
+//! page. An entry for a page in swap moves as it is. A huge page or a folio that does not fit, or
+//! not all of which is to move, is split, once it is known that nobody else has a share in it.
+//!
 //! # Locks, in the order in which they are taken
 //!
 //! 1. The read lock of the destination's vma, then, by trying, that of the source's; or else the
@@ -14,16 +18,17 @@
 //!    are.
 //! 2. Secondary MMUs are told of the source range: they hold no copy of its entries until the
 //!    page-table locks are dropped.
-//! 3. The locks of the two pte tables, the second by trying. Keep the entries as they are, and with
-//!    them the references of the pages that they map.
-//! 4. The lock of each page's folio, by trying: elsewhere it comes before 3. Keeps whoever walks
-//!    the reverse mapping away while that changes.
+//! 3. The locks of the two page tables, the second by trying. Keep the entries as they are, and
+//!    with them the references of the pages that they map.
+//! 4. The lock of each folio, by trying: elsewhere it comes before 3. Keeps whoever walks the
+//!    reverse mapping away while that changes.
 //!
 //! Nothing that sleeps is done with 3 held. A folio is split with its lock held; a page that is
 //! being migrated is waited for as in a page fault, with 1 held. The wait for a folio's lock, and
 //! for others to let go of a folio, is with nothing held at all, not even a reference to the folio:
-//! that would keep the folio from being split or migrated. Then the vmas are looked up anew. In
-//! each case the call goes on with the page that it stopped at.
+//! that would keep the folio from being split or migrated. So is the fault that brings back from
+//! swap what cannot move there. Then the vmas are looked up anew. In each case the call goes on
+//! with the page that it stopped at.
 //!
 //! # What others see
 //!
@@ -34,23 +39,38 @@
 use kernel::{
     current,
     mm::{
+        anon::{
+            AnonRange,
+            AnonVma, //
+        },
         folio::{
             Folio,
             LockedFolio, //
         },
-        mmu_notifier::InvalidateRange,
+        folio_entries::FolioRoom,
+        mmu_notifier::RangeRoom,
+        moving::{
+            Exclusive,
+            Unit, //
+        },
         pgtable::{
+            pmd_size,
             Entry,
             HugeKind,
+            LockHuge,
             Pmd, //
         },
         pte_pair::{
             EntryPair,
-            PtePair,
-            TryLock, //
+            Mapped,
+            PtePair, //
         },
+        run::Run,
+        swap_entry::Swapped,
         virt::VmaRef,
-        MmWithUser, //
+        MmWithUser,
+        MmapReadGuard,
+        VmaReadGuard, //
     },
     prelude::*,
     sched::{
@@ -64,26 +84,29 @@ use kernel::{
     },
 };
 
+#[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+use crate::huge::move_huge;
 use crate::request::{
     Action,
     Request, //
 };
 use core::ops::Range;
 
-/// How often a folio that others hold references to is tried to be split, and how long to leave
-/// them to let go of it in between.
-const MAX_SPLITS: u32 = 8;
-const SPLIT_PAUSE: Delta = Delta::from_millis(1);
+/// How often something is tried that others may keep from being done, such as the split of a folio
+/// that they hold references to, and how long to leave them to let go of it in between.
+const MAX_TRIES: u32 = 8;
+const PAUSE: Delta = Delta::from_millis(1);
 
 /// Moves `len` bytes of anonymous pages of the calling process from `src` to `dst`.
 ///
 /// Returns the bytes moved, which are fewer than `len` where an error stopped the call on its way,
 /// or that error where nothing moved. May sleep.
+#[inline]
 pub(crate) fn remap_anon_pages(dst: usize, src: usize, len: usize, flags: usize) -> Result<usize> {
     let mut call = Remap {
         request: Request::new(dst, src, len, flags, in_compat_syscall())?,
         moved: 0,
-        splits: 0,
+        tried: (0, 0),
     };
     let result = call.run(current!().mm().ok_or(EINVAL)?);
 
@@ -98,22 +121,41 @@ struct Remap {
     request: Request,
     /// How much is moved, in bytes.
     moved: usize,
-    /// How often a split failed at this place.
-    splits: u32,
+    /// Where something failed that is tried again, and how often it did.
+    tried: (usize, u32),
+}
+
+/// What keeps the two vmas as they are.
+enum Locked<'a> {
+    /// Their own locks, the destination's first; one where they are one.
+    Vmas(VmaReadGuard<'a>, Option<VmaReadGuard<'a>>),
+    /// The lock of all.
+    Mmap(MmapReadGuard<'a>),
+}
+
+/// The two vmas, locked and checked.
+#[derive(Clone, Copy)]
+struct Vmas<'a> {
+    dst: AnonVma<'a>,
+    src: AnonVma<'a>,
 }
 
 /// Why a run of pages ended.
-enum Stop {
+pub(crate) enum Stop {
     /// There are no more entries in one of the tables, or all is moved.
     End,
+    /// One of the tables is missing.
+    NoTable,
     /// The page cannot move.
     Error(Error),
     /// The page is being migrated.
     Migrating,
     /// Somebody else holds the lock of the page's folio.
     Contended(ARef<Folio>),
-    /// The page's folio has other pages.
+    /// The page's folio has other pages, which do not move along.
     Large(LockedFolio),
+    /// The page is in the swap cache with others, which do not move along.
+    Swapped,
 }
 
 /// What is left to do after a step.
@@ -124,6 +166,8 @@ enum Step {
     Wait(ARef<Folio>),
     /// Wait a moment, with nothing held; then go on.
     Pause,
+    /// Bring the page back from swap, with nothing held; then go on.
+    FaultIn,
 }
 
 impl Remap {
@@ -140,73 +184,91 @@ impl Remap {
     }
 
     /// Moves everything, or as much as can be moved until the error that is returned.
+    #[inline(always)]
     fn run(&mut self, mm: &MmWithUser) -> Result {
         loop {
-            match self.lock_vmas(mm)? {
+            let step = {
+                let locked = self.lock(mm)?;
+                let (dst, src) = match &locked {
+                    Locked::Vmas(dst, src) => (&**dst, src.as_deref().unwrap_or(dst)),
+                    Locked::Mmap(mmap) => self.prepare(mmap)?,
+                };
+                self.run_locked(dst, src)?
+            };
+            match step {
                 Step::Continue => return Ok(()),
                 Step::Wait(folio) => Folio::put_and_wait_unlocked(folio)?,
-                Step::Pause => fsleep(SPLIT_PAUSE),
+                Step::Pause => fsleep(PAUSE),
+                Step::FaultIn => mm.fault_in(self.src().start)?,
             }
         }
     }
 
-    /// Locks the two vmas, checks them and moves what they allow.
-    fn lock_vmas(&mut self, mm: &MmWithUser) -> Result<Step> {
-        if let Some(dst) = mm.lock_vma_under_rcu(self.dst().start) {
-            // The second lock is only tried: whoever wants to write-lock both may already have one
-            // and wait for the other. One vma is locked once.
-            if (dst.start()..dst.end()).contains(&self.src().start) {
-                if dst.has_anon_vma() {
-                    return self.run_locked(&dst, &dst);
+    /// Locks the two vmas, or the mmap lock where that cannot be done at once.
+    #[inline(always)]
+    fn lock<'a>(&self, mm: &'a MmWithUser) -> Result<Locked<'a>> {
+        let src = self.src().start;
+        if let Some(dst) = mm.lock_vma_at(self.dst().start) {
+            if dst.has_anon_vma() {
+                if (dst.start()..dst.end()).contains(&src) {
+                    return Ok(Locked::Vmas(dst, None));
                 }
-            } else if let Some(src) = mm.lock_vma_under_rcu(self.src().start) {
-                if dst.has_anon_vma() {
-                    return self.run_locked(&dst, &src);
+                // The second lock is only tried: whoever wants to write-lock both may already have
+                // one and wait for the other.
+                if let Some(src) = mm.lock_vma_at(src) {
+                    return Ok(Locked::Vmas(dst, Some(src)));
                 }
             }
         }
+        Ok(Locked::Mmap(mm.mmap_read_lock_killable()?))
+    }
 
-        // An anon_vma can only be prepared under the mmap lock.
-        let mmap = mm.mmap_read_lock_killable()?;
+    /// Finds the two vmas under the mmap lock, and gives the destination's an anon_vma, for which
+    /// that lock is needed.
+    #[cold]
+    fn prepare<'a>(&self, mmap: &'a MmapReadGuard<'_>) -> Result<(&'a VmaRef, &'a VmaRef)> {
         let src = mmap.vma_lookup(self.src().start).ok_or(EINVAL)?;
         let dst = mmap.vma_lookup(self.dst().start).ok_or(EINVAL)?;
         self.check_vmas(dst, src)?;
         mmap.prepare_anon_vma(dst)?;
-        self.run_locked(dst, src)
+        Ok((dst, src))
     }
 
     /// Checks that what is left lies in vmas between which pages may move.
-    fn check_vmas(&self, dst: &VmaRef, src: &VmaRef) -> Result {
-        for (vma, left) in [
-            (src, self.src().start..self.request.whole_src().end),
-            (dst, self.dst().start..self.request.whole_dst().end),
-        ] {
-            if !vma.contains(&left) || !vma.is_private_anonymous() || vma.is_droppable() {
-                return Err(EINVAL);
-            }
-            // To take pages out is to discard them, to put pages in is to write.
-            if vma.is_sealed() && !vma.is_writable() {
-                return Err(EINVAL);
-            }
+    #[inline(always)]
+    fn check_vmas<'a>(&self, dst: &'a VmaRef, src: &'a VmaRef) -> Result<Vmas<'a>> {
+        let src_left = self.src().start..self.request.whole_src().end;
+        let dst_left = self.dst().start..self.request.whole_dst().end;
+        if !src.contains(&src_left) || !dst.contains(&dst_left) {
+            return Err(EINVAL);
         }
+        let vmas = Vmas {
+            src: src.as_private_anonymous().ok_or(EINVAL)?,
+            dst: dst.as_private_anonymous().ok_or(EINVAL)?,
+        };
         // A page must not become accessible in another way by moving.
-        if src.access() != dst.access() || src.access() == 0 || !src.same_page_prot(dst) {
+        if !src.same_access(dst) || !src.is_accessible() || src.is_mlocked() != dst.is_mlocked() {
             return Err(EINVAL);
         }
-        if src.is_mlocked() != dst.is_mlocked() {
+        // To take pages out is to discard them, to put pages in is to write.
+        if !src.is_writable() && (src.is_sealed() || dst.is_sealed()) {
             return Err(EINVAL);
         }
-        Ok(())
+        Ok(vmas)
     }
 
     /// Moves everything that is left, with the vmas locked.
+    #[inline(always)]
     fn run_locked(&mut self, dst: &VmaRef, src: &VmaRef) -> Result<Step> {
-        self.check_vmas(dst, src)?;
+        let vmas = self.check_vmas(dst, src)?;
 
         loop {
-            match self.step(dst, src)? {
-                Step::Continue => {}
-                wait => return Ok(wait),
+            match self.move_run(vmas) {
+                Stop::End => {}
+                stop => match self.make_way(stop, vmas)? {
+                    Step::Continue => {}
+                    wait => return Ok(wait),
+                },
             }
             if self.moved == self.request.limit() {
                 return Ok(Step::Continue);
@@ -218,55 +280,114 @@ impl Remap {
         }
     }
 
-    /// Does one step at the place where the call has got to: moves what one pair of pte tables
-    /// allows, steps over a hole, or makes way for that.
-    fn step(&mut self, dst_vma: &VmaRef, src_vma: &VmaRef) -> Result<Step> {
-        let (dst, src) = (self.dst(), self.src());
+    /// Moves what one pair of pte tables allows, under their locks and with one TLB flush.
+    #[inline(always)]
+    fn move_run(&mut self, vmas: Vmas<'_>) -> Stop {
+        let src = vmas.src.range(self.request.own_src(self.moved));
+        let (Some(dst), Some(src)) = (vmas.dst.range(self.dst()), src) else {
+            return Stop::NoTable;
+        };
+        let Some(run) = Run::find(dst, src) else {
+            return Stop::NoTable;
+        };
+        let (mut range, mut room) = (RangeRoom::new(), FolioRoom::new());
+        let notified = run.notify(&mut range);
+        let moved = PtePair::with(&notified, &mut room, |pair| self.move_entries(pair));
+        let (stop, done) = match moved {
+            Some(moved) => moved,
+            #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+            None if run.is_whole_slot() => match move_huge(&notified) {
+                Ok(()) => (Stop::End, pmd_size()),
+                Err(stop) => (stop, 0),
+            },
+            None => (Stop::NoTable, 0),
+        };
+        self.moved = self.moved.wrapping_add(done);
+        stop
+    }
 
-        match (
-            dst_vma.entry(dst.start, dst.end),
-            src_vma.entry(src.start, src.end),
-        ) {
-            (Entry::Table(to), Entry::Table(from)) => return self.move_run(src_vma, &to, &from),
-
-            // An occupied destination is seen whatever the source holds.
-            (Entry::Huge(_), _) => return Err(EEXIST),
-
-            // A hole costs no page table, and whole empty tables are stepped over at once.
-            (Entry::Empty { end: dst_end }, Entry::Empty { end }) => {
-                self.skip_hole((end - src.start).min(dst_end - dst.start))?
+    /// Moves page after page until the pair ends or a page cannot move; returns how much is done
+    /// with, in bytes.
+    #[inline(always)]
+    fn move_entries(&self, mut pair: PtePair<'_>) -> (Stop, usize) {
+        while let Some(entry) = pair.current() {
+            // What is most frequent comes first, and nothing else is in its way.
+            match entry.exclusive_page() {
+                Some(Mapped::Page(page)) => {
+                    if let Err(stop) = move_exclusive(page) {
+                        return (stop, pair.done());
+                    }
+                }
+                _ => return self.move_any_entries(pair),
             }
+        }
+        (Stop::End, pair.done())
+    }
+
+    /// The same for entries of all kinds.
+    #[cold]
+    fn move_any_entries(&self, mut pair: PtePair<'_>) -> (Stop, usize) {
+        while let Some(entry) = pair.current() {
+            let moved = match self.request.action(entry.dst_is_none(), entry.src_kind()) {
+                Action::MovePage => move_page(entry),
+                Action::MoveSwap => move_swap(entry),
+                Action::MoveZeroPage => Ok(entry.move_zero_page()),
+                Action::Skip => Ok(entry.skip()),
+                Action::Wait => Err(Stop::Migrating),
+                Action::Fail(e) => Err(Stop::Error(e)),
+            };
+            if let Err(stop) = moved {
+                return (stop, pair.done());
+            }
+        }
+        (Stop::End, pair.done())
+    }
+
+    /// Does a step where one side has no pte table: goes over a hole, moves a huge page, or makes
+    /// way for that.
+    fn step_aside(&mut self, dst: AnonRange<'_>, src: Option<AnonRange<'_>>) -> Result<Step> {
+        let to = dst.entry();
+        let from = match src {
+            Some(src) => src.entry(),
+            // What this call has put in place itself counts as the hole that was there.
+            None => Entry::Empty {
+                end: self.src().end,
+            },
+        };
+        match (&to, &from) {
+            // Both have come meanwhile.
+            (Entry::Table(_), Entry::Table(_)) => Ok(Step::Continue),
+            // An occupied destination is seen whatever the source holds.
+            (Entry::Huge(_), _) => Err(EEXIST),
+            (_, Entry::Huge(from)) => self.step_huge(dst, &to, from),
+            _ => self.step_hole(dst, &to, &from),
+        }
+    }
+
+    /// Steps over a hole. It costs no page table, and whole empty tables are stepped over at once.
+    fn step_hole(&mut self, dst: AnonRange<'_>, to: &Entry<'_>, from: &Entry<'_>) -> Result<Step> {
+        let src = self.src();
+        match (to, from) {
             (Entry::Table(to), Entry::Empty { end }) => {
                 if let Some(table) = to.lock_table() {
-                    match table.hole_len(dst.end) {
+                    match table.hole_len() {
                         0 => return Err(EEXIST),
                         len => self.skip_hole(len.min(end - src.start))?,
                     }
                 }
             }
             (Entry::Empty { end }, Entry::Table(from)) => {
-                let hole = from.lock_table().map(|table| table.hole_len(src.end));
+                let hole = from.lock_table().map(|table| table.hole_len());
                 match hole {
-                    Some(0) => dst_vma.alloc_table(dst.start)?,
-                    Some(len) => self.skip_hole(len.min(end - dst.start))?,
+                    Some(0) => dst.alloc_table()?,
+                    Some(len) => self.skip_hole(len.min(end - dst.start()))?,
                     None => {}
                 }
             }
-
-            (to, Entry::Huge(from)) => {
-                if let Entry::Table(to) = to {
-                    if to.lock_table().is_some_and(|t| !t.first().is_none()) {
-                        return Err(EEXIST);
-                    }
-                }
-                match from.huge_kind() {
-                    HugeKind::Exclusive | HugeKind::ZeroPage => from.split_huge(),
-                    HugeKind::Shared => return Err(EBUSY),
-                    HugeKind::Migration => from.wait_for_migration(),
-                    HugeKind::Other => return Err(EFAULT),
-                    HugeKind::Gone => {}
-                }
+            (Entry::Empty { end: dst_end }, Entry::Empty { end }) => {
+                self.skip_hole((end - src.start).min(dst_end - dst.start()))?
             }
+            _ => {}
         }
         Ok(Step::Continue)
     }
@@ -280,60 +401,35 @@ impl Remap {
         Ok(())
     }
 
-    /// Moves what one pair of pte tables allows, under their locks and with one TLB flush.
-    fn move_run(&mut self, src_vma: &VmaRef, to: &Pmd<'_>, from: &Pmd<'_>) -> Result<Step> {
-        let (dst, src) = (self.dst(), self.src());
-        let len = to.len_in_table(dst.end).min(from.len_in_table(src.end));
-        let notified = InvalidateRange::clear(src_vma, src.start..src.start + len).ok_or(EINVAL)?;
-
-        let stop = {
-            let Some(mut pair) = PtePair::lock(to, from, len, &notified) else {
-                // One of the tables has just gone.
-                return Ok(Step::Continue);
-            };
-            let stop = self.move_entries(&mut pair);
-            let moved = pair.src_address() - src.start;
-            if moved > 0 {
-                self.moved += moved;
-                self.splits = 0;
-            }
-            stop
-        };
-        drop(notified);
-
-        match stop {
-            Stop::End => Ok(Step::Continue),
-            Stop::Error(e) => Err(e),
-            Stop::Contended(folio) => Ok(Step::Wait(folio)),
-            Stop::Large(folio) => self.split(folio),
-            Stop::Migrating => {
-                match src_vma.entry(self.src().start, src.end) {
-                    Entry::Table(from) | Entry::Huge(from) => from.wait_for_migration(),
-                    Entry::Empty { .. } => {}
-                }
-                Ok(Step::Continue)
+    /// Makes way for a huge page, or for its pieces.
+    fn step_huge(&mut self, dst: AnonRange<'_>, to: &Entry<'_>, from: &Pmd<'_>) -> Result<Step> {
+        if let Entry::Table(to) = to {
+            if to.lock_table().is_some_and(|t| !t.first().is_none()) {
+                return Err(EEXIST);
             }
         }
-    }
-
-    /// Moves page after page until the pair ends or a page cannot move.
-    fn move_entries(&self, pair: &mut PtePair<'_>) -> Stop {
-        loop {
-            let src_address = pair.src_address();
-            let Some(entry) = pair.current() else {
-                return Stop::End;
-            };
-            let (dst_is_none, src) = (entry.dst().is_none(), entry.src().kind());
-            match self.request.action(src_address, dst_is_none, src) {
-                Action::Skip => entry.skip(),
-                Action::MoveZeroPage => entry.move_zero_page(),
-                Action::MovePage => {
-                    if let Err(stop) = move_page(entry) {
-                        return stop;
-                    }
+        // Nothing is in the way of one that fits, but what it takes to get there: a pmd table, or,
+        // where small pages have been, an empty pte table.
+        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+        if self.request.fits_huge(self.moved, pmd_size()) && from.is_movable() {
+            match to {
+                Entry::Table(to) if !to.free_empty_table() => {}
+                Entry::Table(_) => return Ok(Step::Continue),
+                _ => return dst.alloc_pmd().map(|_| Step::Continue),
+            }
+        }
+        match from.lock_huge() {
+            LockHuge::Locked(folio) => self.split(folio),
+            LockHuge::Contended(folio) => Ok(Step::Wait(folio)),
+            LockHuge::Not(kind) => {
+                match kind {
+                    HugeKind::ZeroPage => from.split_huge(),
+                    HugeKind::Migration => from.wait_for_migration(),
+                    HugeKind::Shared => return Err(EBUSY),
+                    HugeKind::Other => return Err(EFAULT),
+                    HugeKind::Gone | HugeKind::Exclusive => {}
                 }
-                Action::Wait => return Stop::Migrating,
-                Action::Fail(e) => return Stop::Error(e),
+                Ok(Step::Continue)
             }
         }
     }
@@ -345,37 +441,88 @@ impl Remap {
         match folio.split() {
             Ok(()) => Ok(Step::Continue),
             // Others hold references, for a moment or for ever.
-            Err(_) if self.splits < MAX_SPLITS => {
-                self.splits += 1;
-                Ok(Step::Pause)
+            Err(_) => self.try_again(Step::Pause),
+        }
+    }
+
+    /// Does what is needed before the call can go on from where a run ended.
+    #[cold]
+    fn make_way(&mut self, stop: Stop, vmas: Vmas<'_>) -> Result<Step> {
+        let dst = vmas.dst.range(self.dst()).ok_or(EINVAL)?;
+        // None where all that is left of the source is what the call has put in place itself.
+        let src = vmas.src.range(self.request.own_src(self.moved));
+        match stop {
+            Stop::End => Ok(Step::Continue),
+            Stop::NoTable => self.step_aside(dst, src),
+            Stop::Error(e) => Err(e),
+            Stop::Contended(folio) => Ok(Step::Wait(folio)),
+            Stop::Large(folio) => self.split(folio),
+            Stop::Swapped => self.try_again(Step::FaultIn),
+            Stop::Migrating => {
+                if let Some(from) = src.and_then(AnonRange::pmd) {
+                    from.wait_for_migration();
+                }
+                Ok(Step::Continue)
             }
-            Err(_) => Err(EBUSY),
+        }
+    }
+
+    /// Takes `step` before the next try, unless it was taken often enough.
+    fn try_again(&mut self, step: Step) -> Result<Step> {
+        let tries = match self.tried {
+            (at, tries) if at == self.moved => tries + 1,
+            _ => 1,
+        };
+        self.tried = (self.moved, tries);
+        match tries > MAX_TRIES {
+            true => Err(EBUSY),
+            false => Ok(step),
         }
     }
 }
 
-/// Moves one page that is present in the source to the destination, which is a hole.
+/// Moves a page that is present in the source to the destination, which is a hole; and with it all
+/// of its folio, where it can.
 fn move_page(entry: EntryPair<'_, '_>) -> Result<(), Stop> {
     // Shared by a fork or by KSM: others would lose it, or see what is written to it later.
-    let page = entry.exclusive_page().ok_or(Stop::Error(EBUSY))?;
+    match entry.exclusive_page().ok_or(Stop::Error(EBUSY))? {
+        Mapped::Page(page) => move_exclusive(page),
+        Mapped::Part(page) => {
+            // Not to be split for nothing.
+            if page.folio().maybe_dma_pinned() {
+                return Err(Stop::Error(EBUSY));
+            }
+            match page.whole() {
+                Ok(folio) => move_exclusive(folio),
+                Err(page) => Err(page
+                    .lock_for_split()
+                    .map_or_else(Stop::Contended, Stop::Large)),
+            }
+        }
+    }
+}
 
+/// Moves what maps a folio at the source, and nobody else does: the entry of a page, those of a
+/// folio of several pages, that of a huge page.
+#[inline(always)]
+pub(crate) fn move_exclusive<U: Unit>(unit: Exclusive<'_, U>) -> Result<(), Stop> {
     // A device writes to the page, wherever it is mapped: the program would look for the data at
-    // the source.
-    if page.folio().maybe_dma_pinned() {
+    // the source. gup_fast pins without a lock, but only while it finds the entry unchanged. Once
+    // that is taken out it does not, so this is the time to look. What is not placed goes back.
+    let taken = unit.try_lock().map_err(Stop::Contended)?.take();
+    if taken.folio().maybe_dma_pinned() {
         return Err(Stop::Error(EBUSY));
     }
-    let page = match page.try_lock() {
-        TryLock::Locked(page) => page,
-        TryLock::Large(folio) => return Err(Stop::Large(folio)),
-        TryLock::Contended(folio) => return Err(Stop::Contended(folio)),
-    };
-
-    // gup_fast pins without a lock, but only while it finds the entry unchanged. From here on it
-    // does not, so that this look is the last one needed. A page that is not placed goes back.
-    let page = page.take();
-    if page.folio().maybe_dma_pinned() {
-        return Err(Stop::Error(EBUSY));
-    }
-    page.place();
+    taken.place();
     Ok(())
+}
+
+/// Moves the entry for a page that is in swap.
+fn move_swap(entry: EntryPair<'_, '_>) -> Result<(), Stop> {
+    match entry.swapped() {
+        Swapped::Alone(entries) => Ok(entries.place()),
+        Swapped::Shared => Err(Stop::Error(EBUSY)),
+        Swapped::Contended(folio) => Err(Stop::Contended(folio)),
+        Swapped::Part => Err(Stop::Swapped),
+    }
 }

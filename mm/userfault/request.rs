@@ -26,6 +26,8 @@ pub(crate) struct Request {
     src: Range<usize>,
     allow_holes: bool,
     limit: usize,
+    /// How much of the source lies before the destination.
+    own_src: usize,
 }
 
 /// What to do with a pair of entries.
@@ -37,6 +39,8 @@ pub(crate) enum Action {
     MoveZeroPage,
     /// Move the page, if it can be moved.
     MovePage,
+    /// Move the entry for a page in swap, if it can be moved.
+    MoveSwap,
     /// Wait until the source's page has been migrated.
     Wait,
     /// Stop here.
@@ -58,11 +62,14 @@ impl Request {
         if flags & !ALLOW_SRC_HOLES != 0 || len == 0 {
             return Err(EINVAL);
         }
+        let limit = if compat { len.min(COMPAT_MAX) } else { len };
         Ok(Self {
             dst: dst..dst.checked_add(len).ok_or(EINVAL)?,
             src: src..src.checked_add(len).ok_or(EINVAL)?,
             allow_holes: flags & ALLOW_SRC_HOLES != 0,
-            limit: if compat { len.min(COMPAT_MAX) } else { len },
+            limit,
+            // A source behind the destination is as far before it as can be.
+            own_src: limit.min(dst.wrapping_sub(src)),
         })
     }
 
@@ -85,41 +92,44 @@ impl Request {
     /// What is left to move of the destination, of which `moved` bytes are.
     #[inline]
     pub(crate) fn dst(&self, moved: usize) -> Range<usize> {
-        self.dst.start + moved..self.dst.start + self.limit
+        self.dst.start.wrapping_add(moved)..self.dst.start.wrapping_add(self.limit)
     }
 
     /// What is left to move of the source.
     #[inline]
     pub(crate) fn src(&self, moved: usize) -> Range<usize> {
-        self.src.start + moved..self.src.start + self.limit
+        self.src.start.wrapping_add(moved)..self.src.start.wrapping_add(self.limit)
     }
 
-    /// Whether this call has put something, or left a hole, at `address` before it got there as a
-    /// source: the ranges overlap. It was a hole, and is to be one when its turn comes.
+    /// What is left to move of the source before the call meets what it has itself put in place, or
+    /// left as a hole, because the ranges overlap. It was a hole, and is to be one when its turn
+    /// comes.
     #[inline]
-    fn was_dst(&self, address: usize) -> bool {
-        let dst = self.dst.start..self.dst.start + (address - self.src.start);
-        dst.contains(&address)
+    pub(crate) fn own_src(&self, moved: usize) -> Range<usize> {
+        let start = self.src.start.wrapping_add(moved);
+        start..self.src.start.wrapping_add(self.own_src.max(moved))
     }
 
-    /// Decides on the source's entry for `address` and the entry that it would move to.
+    /// Whether all of a huge page of `size` bytes is left to move, to a place for one.
+    #[inline]
+    pub(crate) fn fits_huge(&self, moved: usize, size: usize) -> bool {
+        let (dst, src) = (self.dst(moved), self.own_src(moved));
+        (dst.start | src.start) % size == 0 && src.len() >= size
+    }
+
+    /// Decides on a pair of entries.
     ///
     /// Strict: whatever the destination holds would be lost, so that comes first.
-    #[inline]
-    pub(crate) fn action(&self, address: usize, dst_is_none: bool, src: PteKind) -> Action {
+    pub(crate) fn action(&self, dst_is_none: bool, src: PteKind) -> Action {
         if !dst_is_none {
             return Action::Fail(EEXIST);
         }
-        match if self.was_dst(address) {
-            PteKind::None
-        } else {
-            src
-        } {
+        match src {
             PteKind::None => self.hole(),
             PteKind::ZeroPage => Action::MoveZeroPage,
             PteKind::Present => Action::MovePage,
+            PteKind::Swap => Action::MoveSwap,
             PteKind::Migration => Action::Wait,
-            PteKind::Swap => Action::Fail(EBUSY),
             PteKind::Other => Action::Fail(EFAULT),
         }
     }
@@ -212,7 +222,7 @@ mod tests {
                 PteKind::Migration,
                 PteKind::Other,
             ] {
-                assert_eq!(request.action(SRC, false, kind), Action::Fail(EEXIST));
+                assert_eq!(request.action(false, kind), Action::Fail(EEXIST));
             }
         }
         Ok(())
@@ -222,14 +232,12 @@ mod tests {
     fn a25_a27_the_source_decides() -> Result {
         let strict = request(DST, SRC, 4, 0)?;
         let lax = request(DST, SRC, 4, ALLOW_SRC_HOLES)?;
-        assert_eq!(
-            strict.action(SRC, true, PteKind::None),
-            Action::Fail(ENOENT)
-        );
-        assert_eq!(lax.action(SRC, true, PteKind::None), Action::Skip);
+        assert_eq!(strict.action(true, PteKind::None), Action::Fail(ENOENT));
+        assert_eq!(lax.action(true, PteKind::None), Action::Skip);
         for request in [strict, lax] {
-            let action = |kind| request.action(SRC, true, kind);
+            let action = |kind| request.action(true, kind);
             assert_eq!(action(PteKind::Present), Action::MovePage);
+            assert_eq!(action(PteKind::Swap), Action::MoveSwap);
             assert_eq!(action(PteKind::ZeroPage), Action::MoveZeroPage);
             assert_eq!(action(PteKind::Migration), Action::Wait);
             assert_eq!(action(PteKind::Other), Action::Fail(EFAULT));
@@ -241,17 +249,38 @@ mod tests {
     fn a40_overlapping_ranges() -> Result {
         // The destination lies two pages above the source: what is put there is met again.
         let up = request(SRC + 2 * PAGE_SIZE, SRC, 8, ALLOW_SRC_HOLES)?;
-        let action = |page| up.action(SRC + page * PAGE_SIZE, true, PteKind::Present);
-        assert_eq!(action(0), Action::MovePage);
-        assert_eq!(action(1), Action::MovePage);
-        assert_eq!(action(2), Action::Skip);
-        assert_eq!(action(7), Action::Skip);
-        // Below it, a page is met as the source first.
-        let down = request(SRC - 2 * PAGE_SIZE, SRC, 8, 0)?;
-        for page in 0..8 {
-            let action = down.action(SRC + page * PAGE_SIZE, true, PteKind::Present);
-            assert_eq!(action, Action::MovePage);
+        assert_eq!(up.own_src(0), SRC..SRC + 2 * PAGE_SIZE);
+        assert_eq!(up.own_src(PAGE_SIZE).len(), PAGE_SIZE);
+        assert!(up.own_src(2 * PAGE_SIZE).is_empty());
+        assert!(up.own_src(7 * PAGE_SIZE).is_empty());
+        // What is moved onto itself is what is in its own way.
+        assert!(request(SRC, SRC, 8, 0)?.own_src(0).is_empty());
+        // Below it, or apart, a page is met as the source only.
+        for dst in [SRC - 2 * PAGE_SIZE, SRC + 8 * PAGE_SIZE, DST] {
+            let request = request(dst, SRC, 8, 0)?;
+            for moved in [0, 3 * PAGE_SIZE, 7 * PAGE_SIZE] {
+                assert_eq!(request.own_src(moved), request.src(moved));
+            }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a33_place_for_a_huge_page() -> Result {
+        let (pages, huge) = (8, 8 * PAGE_SIZE);
+        let fits = |dst, src, len, moved: usize| -> Result<bool> {
+            Ok(request(dst, src, len, 0)?.fits_huge(moved, huge))
+        };
+        assert!(fits(DST, SRC, pages, 0)?);
+        assert!(!fits(DST, SRC, pages - 1, 0)?);
+        assert!(!fits(DST + PAGE_SIZE, SRC, 2 * pages, 0)?);
+        assert!(!fits(DST, SRC + PAGE_SIZE, 2 * pages, 0)?);
+        assert!(!fits(DST + PAGE_SIZE, SRC + PAGE_SIZE, 2 * pages, 0)?);
+        assert!(fits(DST + PAGE_SIZE, SRC + PAGE_SIZE, 2 * pages, huge - PAGE_SIZE)?);
+        assert!(!fits(DST, SRC, 2 * pages - 1, huge)?);
+        // What overlaps is not the source's own.
+        assert!(fits(SRC + huge, SRC, 2 * pages, 0)?);
+        assert!(!fits(SRC + huge, SRC, 2 * pages, huge)?);
         Ok(())
     }
 }

@@ -14,6 +14,9 @@
 #[cfg(CONFIG_USERFAULT)]
 #[deny(unsafe_code)]
 mod fault;
+#[cfg(all(CONFIG_REMAP_ANON_PAGES, CONFIG_TRANSPARENT_HUGEPAGE))]
+#[deny(unsafe_code)]
+mod huge;
 #[cfg(CONFIG_USERFAULT)]
 #[deny(unsafe_code)]
 mod madvise;

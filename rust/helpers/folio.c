@@ -9,6 +9,27 @@ __rust_helper struct folio *rust_helper_page_folio(struct page *page)
 	return page_folio(page);
 }
 
+__rust_helper struct page *rust_helper_pfn_to_page(unsigned long pfn)
+{
+	return pfn_to_page(pfn);
+}
+
+__rust_helper unsigned long rust_helper_folio_pfn(const struct folio *folio)
+{
+	return folio_pfn(folio);
+}
+
+__rust_helper unsigned long
+rust_helper_folio_nr_pages(const struct folio *folio)
+{
+	return folio_nr_pages(folio);
+}
+
+__rust_helper int rust_helper_folio_mapcount(const struct folio *folio)
+{
+	return folio_mapcount(folio);
+}
+
 __rust_helper void rust_helper_folio_get(struct folio *folio)
 {
 	folio_get(folio);
@@ -39,9 +60,9 @@ __rust_helper int rust_helper_split_folio(struct folio *folio)
 	return split_folio(folio);
 }
 
-__rust_helper pte_t rust_helper_folio_mk_pte(struct folio *folio, pgprot_t prot)
+__rust_helper int rust_helper_PageCompound(const struct page *page)
 {
-	return folio_mk_pte(folio, prot);
+	return PageCompound(page);
 }
 
 __rust_helper int rust_helper_PageAnonExclusive(const struct page *page)

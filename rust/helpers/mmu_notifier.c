@@ -2,6 +2,11 @@
 
 #include <linux/mmu_notifier.h>
 
+__rust_helper bool rust_helper_mm_has_notifiers(struct mm_struct *mm)
+{
+	return mm_has_notifiers(mm);
+}
+
 __rust_helper void
 rust_helper_mmu_notifier_range_init(struct mmu_notifier_range *range,
 				    enum mmu_notifier_event event,

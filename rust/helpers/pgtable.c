@@ -117,6 +117,117 @@ __rust_helper struct page *rust_helper_pmd_page(pmd_t pmd)
 	return pmd_page(pmd);
 }
 
+__rust_helper int rust_helper_pmd_bad(pmd_t pmd)
+{
+	return pmd_bad(pmd);
+}
+
+__rust_helper unsigned long rust_helper_PMD_SIZE(void)
+{
+	return PMD_SIZE;
+}
+
+__rust_helper spinlock_t *rust_helper_pmd_lockptr(struct mm_struct *mm,
+						  pmd_t *pmd)
+{
+	return pmd_lockptr(mm, pmd);
+}
+
+__rust_helper void rust_helper_pmd_clear(pmd_t *pmd)
+{
+	pmd_clear(pmd);
+}
+
+__rust_helper pgtable_t rust_helper_pmd_pgtable(pmd_t pmd)
+{
+	return pmd_pgtable(pmd);
+}
+
+__rust_helper void rust_helper_mm_dec_nr_ptes(struct mm_struct *mm)
+{
+	mm_dec_nr_ptes(mm);
+}
+
+__rust_helper pte_t *rust_helper___pte_map(pmd_t *pmd, unsigned long address)
+{
+	return __pte_map(pmd, address);
+}
+
+__rust_helper spinlock_t *rust_helper_pte_lockptr(struct mm_struct *mm,
+						  pmd_t *pmd)
+{
+	return pte_lockptr(mm, pmd);
+}
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+__rust_helper pmd_t rust_helper_pmdp_huge_get_and_clear(struct mm_struct *mm,
+							unsigned long address,
+							pmd_t *pmd)
+{
+	return pmdp_huge_get_and_clear(mm, address, pmd);
+}
+
+__rust_helper void rust_helper_set_pmd_at(struct mm_struct *mm,
+					  unsigned long address, pmd_t *pmdp,
+					  pmd_t pmd)
+{
+	set_pmd_at(mm, address, pmdp, pmd);
+}
+
+__rust_helper pmd_t rust_helper_folio_mk_pmd(const struct folio *folio,
+					     pgprot_t prot)
+{
+	return folio_mk_pmd(folio, prot);
+}
+
+__rust_helper pmd_t rust_helper_pmd_mkdirty(pmd_t pmd)
+{
+	return pmd_mkdirty(pmd);
+}
+
+__rust_helper pmd_t rust_helper_pmd_mkyoung(pmd_t pmd)
+{
+	return pmd_mkyoung(pmd);
+}
+
+__rust_helper pmd_t rust_helper_pmd_mksoft_dirty(pmd_t pmd)
+{
+	return pmd_mksoft_dirty(pmd);
+}
+
+__rust_helper pmd_t rust_helper_pmd_mkuffd(pmd_t pmd)
+{
+	return pmd_mkuffd(pmd);
+}
+
+__rust_helper pmd_t rust_helper_pmd_clear_uffd(pmd_t pmd)
+{
+	return pmd_clear_uffd(pmd);
+}
+
+__rust_helper pmd_t rust_helper_pmd_modify(pmd_t pmd, pgprot_t prot)
+{
+	return pmd_modify(pmd, prot);
+}
+
+__rust_helper pmd_t rust_helper_pmd_mkwrite_novma(pmd_t pmd)
+{
+	return pmd_mkwrite_novma(pmd);
+}
+
+#if defined(__BINDGEN__)
+void rust_helper_flush_pmd_tlb_range(struct vm_area_struct *vma,
+				     unsigned long start, unsigned long end);
+#elif !defined(MODULE)
+__rust_helper void rust_helper_flush_pmd_tlb_range(struct vm_area_struct *vma,
+						   unsigned long start,
+						   unsigned long end)
+{
+	flush_pmd_tlb_range(vma, start, end);
+}
+#endif
+#endif
+
 __rust_helper bool rust_helper_pmd_is_migration_entry(pmd_t pmd)
 {
 	return pmd_is_migration_entry(pmd);
@@ -209,6 +320,23 @@ __rust_helper unsigned long rust_helper_zero_pfn(unsigned long address)
 	return zero_pfn(address);
 }
 
+__rust_helper int rust_helper_pte_special(pte_t pte)
+{
+	return pte_special(pte);
+}
+
+__rust_helper pte_t rust_helper_pte_advance_pfn(pte_t pte, unsigned long nr)
+{
+	return pte_advance_pfn(pte, nr);
+}
+
+__rust_helper void rust_helper_set_ptes(struct mm_struct *mm,
+					unsigned long address, pte_t *ptep,
+					pte_t pte, unsigned int nr)
+{
+	set_ptes(mm, address, ptep, pte, nr);
+}
+
 __rust_helper pte_t rust_helper_pte_mkspecial(pte_t pte)
 {
 	return pte_mkspecial(pte);
@@ -254,14 +382,35 @@ __rust_helper pgprot_t rust_helper_PAGE_NONE(void)
 	return PAGE_NONE;
 }
 
-/* A real function on x86, which defines the name as a macro too. */
-#ifndef CONFIG_X86
-__rust_helper pte_t rust_helper_pte_mkwrite(pte_t pte,
-					    struct vm_area_struct *vma)
+__rust_helper pte_t rust_helper_pte_mkwrite_novma(pte_t pte)
 {
-	return pte_mkwrite(pte, vma);
+	return pte_mkwrite_novma(pte);
 }
-#endif
+
+__rust_helper softleaf_t rust_helper_softleaf_from_pte(pte_t pte)
+{
+	return softleaf_from_pte(pte);
+}
+
+__rust_helper bool rust_helper_pte_swp_exclusive(pte_t pte)
+{
+	return pte_swp_exclusive(pte);
+}
+
+__rust_helper pte_t rust_helper_pte_swp_mksoft_dirty(pte_t pte)
+{
+	return pte_swp_mksoft_dirty(pte);
+}
+
+__rust_helper pte_t rust_helper_pte_swp_mkuffd(pte_t pte)
+{
+	return pte_swp_mkuffd(pte);
+}
+
+__rust_helper pte_t rust_helper_pte_swp_clear_uffd(pte_t pte)
+{
+	return pte_swp_clear_uffd(pte);
+}
 
 __rust_helper bool rust_helper_softleaf_is_swap_pte(pte_t pte)
 {

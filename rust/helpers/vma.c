@@ -3,8 +3,9 @@
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 
-/* The anonymous half of rmap is private to mm/. */
+/* The anonymous half of rmap is private to mm/, and so is the swap cache. */
 #include "../../mm/internal.h"
+#include "../../mm/swap.h"
 
 __rust_helper int rust_helper_mmap_read_lock_killable(struct mm_struct *mm)
 {
@@ -27,7 +28,35 @@ __rust_helper unsigned long rust_helper_pgprot_val(pgprot_t prot)
 	return pgprot_val(prot);
 }
 
+/* Whether flush_tlb_batched_pending() may have something to do. */
+__rust_helper bool rust_helper_mm_tlb_flush_batched(struct mm_struct *mm)
+{
+#ifdef CONFIG_ARCH_WANT_BATCHED_UNMAP_TLB_FLUSH
+	return atomic_read(&mm->tlb_flush_batched);
+#else
+	return false;
+#endif
+}
+
 __rust_helper void rust_helper_flush_tlb_batched_pending(struct mm_struct *mm)
 {
 	flush_tlb_batched_pending(mm);
+}
+
+__rust_helper pmd_t *rust_helper_mm_find_pmd(struct mm_struct *mm,
+					     unsigned long address)
+{
+	return mm_find_pmd(mm, address);
+}
+
+__rust_helper struct folio *rust_helper_swap_cache_get_folio(swp_entry_t entry)
+{
+	return swap_cache_get_folio(entry);
+}
+
+__rust_helper bool
+rust_helper_folio_matches_swap_entry(const struct folio *folio,
+				     swp_entry_t entry)
+{
+	return folio_matches_swap_entry(folio, entry);
 }

@@ -13,29 +13,44 @@ use crate::{
     bindings,
     error::{
         code::EINVAL,
+        from_err_ptr,
         to_result,
         Result, //
     },
+    ffi,
     mm::{
+        folio::Folio,
         virt::{
             flags,
             vm_flags_t,
             VmaRef, //
         },
         MmWithUser,
-        MmapReadGuard, //
+        MmapReadGuard,
+        VmaReadGuard, //
     },
     types::NotThreadSafe,
 };
-use core::ops::Range;
+use core::{
+    ops::Range,
+    ptr::{
+        self,
+        NonNull, //
+    },
+};
 
-/// Mappings that hold something else than ordinary pages, or hold them in another way.
+/// Mappings that hold something else than ordinary pages, or hold them in another way: the kernel
+/// drops those of `VM_DROPPABLE` under memory pressure.
 const NOT_ORDINARY: vm_flags_t = flags::IO
     | flags::PFNMAP
     | flags::MIXEDMAP
     | flags::DONTEXPAND
     | flags::HUGETLB
+    | bindings::VM_DROPPABLE
     | bindings::VM_SHADOW_STACK;
+
+/// How a program may access a vma.
+const ACCESS: vm_flags_t = flags::READ | flags::WRITE | flags::EXEC;
 
 impl VmaRef {
     /// Whether the vma is one of `mm`.
@@ -47,20 +62,13 @@ impl VmaRef {
     /// Whether the vma maps private anonymous memory that is ordinary.
     ///
     /// A private mapping of `/dev/zero` is. Mappings of files, shared ones, special ones (device
-    /// memory, the vdso), hugetlb and shadow stacks are not.
+    /// memory, the vdso), hugetlb, shadow stacks and `MAP_DROPPABLE` are not.
     #[inline]
     pub fn is_private_anonymous(&self) -> bool {
         // SAFETY: The vma is valid and locked by the type invariants.
         let anonymous = unsafe { bindings::vma_is_anonymous(self.as_ptr()) };
 
         anonymous && self.flags() & (flags::SHARED | NOT_ORDINARY) == 0
-    }
-
-    /// Whether the kernel may drop the vma's pages under memory pressure (`VM_DROPPABLE`,
-    /// `MAP_DROPPABLE` of mmap(2)).
-    #[inline]
-    pub fn is_droppable(&self) -> bool {
-        self.flags() & bindings::VM_DROPPABLE != 0
     }
 
     /// Whether the vma is mlocked (`VM_LOCKED`), whenever its pages come to be there: so it is with
@@ -83,11 +91,20 @@ impl VmaRef {
         self.flags() & flags::WRITE != 0
     }
 
-    /// How the program may access the vma now: none or some of [`flags::READ`], [`flags::WRITE`]
-    /// and [`flags::EXEC`].
+    /// Whether the program may access the vma in any way now.
     #[inline]
-    pub fn access(&self) -> vm_flags_t {
-        self.flags() & (flags::READ | flags::WRITE | flags::EXEC)
+    pub fn is_accessible(&self) -> bool {
+        self.flags() & ACCESS != 0
+    }
+
+    /// Whether a page is accessible in the same way in `other`: both give their page-table entries
+    /// the same access, caching and protection key.
+    #[inline]
+    pub fn same_access(&self, other: &VmaRef) -> bool {
+        // SAFETY: `pgprot_val` is always safe to call.
+        (self.flags() ^ other.flags()) & ACCESS == 0 && unsafe {
+            bindings::pgprot_val(self.page_prot()) == bindings::pgprot_val(other.page_prot())
+        }
     }
 
     /// The bits that the vma gives to every page-table entry: protection, caching, protection key.
@@ -96,14 +113,6 @@ impl VmaRef {
         // SAFETY: The vma is valid by the type invariants. mprotect changes the field with the vma
         // locked for writing.
         unsafe { (*self.as_ptr()).vm_page_prot }
-    }
-
-    /// Whether the vma gives the same bits as `other` to its page-table entries: the same access,
-    /// caching and protection key.
-    #[inline]
-    pub fn same_page_prot(&self, other: &VmaRef) -> bool {
-        // SAFETY: `pgprot_val` is always safe to call.
-        unsafe { bindings::pgprot_val(self.page_prot()) == bindings::pgprot_val(other.page_prot()) }
     }
 
     /// Whether the whole of `range`, which are addresses, lies in the vma.
@@ -118,9 +127,142 @@ impl VmaRef {
     /// true.
     #[inline]
     pub fn has_anon_vma(&self) -> bool {
+        !self.anon_vma().is_null()
+    }
+
+    #[inline]
+    fn anon_vma(&self) -> *mut bindings::anon_vma {
         // SAFETY: The vma is valid by the type invariants. The field is set once, by whoever
         // prepares it under the mmap lock, and read as a single word.
-        unsafe { !core::ptr::read_volatile(&raw const (*self.as_ptr()).anon_vma).is_null() }
+        unsafe { ptr::read_volatile(&raw const (*self.as_ptr()).anon_vma) }
+    }
+
+    /// The vma as one that holds ordinary private anonymous memory, if it does.
+    #[inline]
+    pub fn as_private_anonymous(&self) -> Option<AnonVma<'_>> {
+        // INVARIANT: Just looked, and the vma is locked.
+        self.is_private_anonymous().then_some(AnonVma(self))
+    }
+}
+
+/// A vma that holds ordinary private anonymous memory.
+///
+/// # Invariants
+///
+/// [`VmaRef::is_private_anonymous`] is true, and stays so while the vma is locked.
+#[derive(Clone, Copy)]
+pub struct AnonVma<'a>(&'a VmaRef);
+
+impl<'a> AnonVma<'a> {
+    /// A range of addresses of the vma, if all of it is in there, and it is not empty.
+    #[inline]
+    pub fn range(self, range: Range<usize>) -> Option<AnonRange<'a>> {
+        // INVARIANT: Just looked, and the vma is locked.
+        (!range.is_empty() && self.0.contains(&range)).then_some(AnonRange {
+            vma: self.0,
+            start: range.start,
+            end: range.end,
+        })
+    }
+}
+
+/// Addresses of ordinary private anonymous memory, in one vma.
+///
+/// # Invariants
+///
+/// The range is not empty and lies in `vma`, of which [`VmaRef::is_private_anonymous`] is true. Both
+/// stay so while the vma is locked.
+#[derive(Clone, Copy)]
+pub struct AnonRange<'a> {
+    vma: &'a VmaRef,
+    start: usize,
+    end: usize,
+}
+
+impl<'a> AnonRange<'a> {
+    /// The vma that the addresses are in.
+    #[inline]
+    pub fn vma(self) -> &'a VmaRef {
+        self.vma
+    }
+
+    /// The first address.
+    #[inline]
+    pub fn start(self) -> usize {
+        self.start
+    }
+
+    /// The address behind the last.
+    #[inline]
+    pub fn end(self) -> usize {
+        self.end
+    }
+
+    /// How many bytes there are.
+    #[inline]
+    pub fn size(self) -> usize {
+        self.end.wrapping_sub(self.start)
+    }
+
+    /// What leads from a folio to the first address; `None` where the vma has no anon_vma.
+    #[inline]
+    pub(super) fn rmap(self) -> Option<AnonRmap> {
+        let anon_vma = self.vma.anon_vma();
+        if anon_vma.is_null() {
+            return None;
+        }
+        // INVARIANT: The mapping is the vma's own, tagged as C does, and the index that of the
+        // address.
+        Some(AnonRmap {
+            mapping: anon_vma
+                .cast::<u8>()
+                .wrapping_add(bindings::FOLIO_MAPPING_ANON as usize)
+                .cast(),
+            // SAFETY: The vma is valid and locked, and the address is in it.
+            index: unsafe { bindings::linear_anon_page_index(self.vma.as_ptr(), self.start) },
+        })
+    }
+}
+
+/// What leads from an anonymous folio to where it is mapped.
+///
+/// # Invariants
+///
+/// `mapping` is the anon_vma of a vma that is locked, with the bit that says so, and `index` is
+/// that of an address in it.
+#[derive(Clone, Copy)]
+pub struct AnonRmap {
+    mapping: *mut bindings::address_space,
+    index: ffi::c_ulong,
+}
+
+impl AnonRmap {
+    /// The same for the place that is `pages` further on.
+    #[inline]
+    pub(super) fn advance(self, pages: usize) -> Self {
+        // INVARIANT: The caller stays in the vma, in which the index grows with the address.
+        Self {
+            index: self.index.wrapping_add(pages as ffi::c_ulong),
+            ..self
+        }
+    }
+
+    /// Makes this what leads from `folio` to where it is mapped, as `folio_move_anon_rmap()` and
+    /// the assignment of the index do.
+    ///
+    /// # Safety
+    ///
+    /// The folio must be anonymous, belong to one mm alone, be locked by the caller, and be mapped
+    /// nowhere, or nowhere else than at this place, until it is unlocked.
+    #[inline]
+    pub(super) unsafe fn set(self, folio: &Folio) {
+        // SAFETY: The caller holds the folio's lock, which nobody goes without who follows these
+        // fields. The mapping and its bit are written at once, for those who glance at it only.
+        unsafe {
+            let fields = &raw mut (*folio.as_ptr()).__bindgen_anon_1.__bindgen_anon_1;
+            ptr::write_volatile(&raw mut (*fields).mapping, self.mapping);
+            (*fields).__bindgen_anon_2.index = self.index;
+        }
     }
 }
 
@@ -138,6 +280,60 @@ impl MmWithUser {
         Ok(MmapReadGuard {
             mm: self,
             _nts: NotThreadSafe,
+        })
+    }
+
+    /// Locks the vma at `address` for reading, if it can be had at once, as
+    /// [`lock_vma_under_rcu`](Self::lock_vma_under_rcu) does.
+    ///
+    /// Costs less where nothing is in the way: the search is for one entry of the tree of vmas, not
+    /// for what lies around it. Does not sleep.
+    #[inline(always)]
+    pub fn lock_vma_at(&self, address: usize) -> Option<VmaReadGuard<'_>> {
+        #[cfg(CONFIG_PER_VMA_LOCK)]
+        {
+            // SAFETY: The mm is valid. What the tree holds stays under the RCU read lock, and
+            // `vma_start_read` sees whether it is still in use; where it fails, it has given that
+            // lock up.
+            let vma = unsafe {
+                bindings::rcu_read_lock();
+                let vma = bindings::mtree_load(&raw mut (*self.as_raw()).__bindgen_anon_1.mm_mt, address);
+                if vma.is_null() {
+                    bindings::rcu_read_unlock();
+                    return None;
+                }
+                bindings::vma_start_read(self.as_raw(), vma.cast())
+            };
+            if let Ok(Some(vma)) = from_err_ptr(vma).map(NonNull::new) {
+                // SAFETY: The lock is held by now, which keeps the vma.
+                let guard = unsafe {
+                    bindings::rcu_read_unlock();
+                    VmaReadGuard {
+                        vma: VmaRef::from_raw(vma.as_ptr()),
+                        _nts: NotThreadSafe,
+                    }
+                };
+                if (guard.start()..guard.end()).contains(&address) {
+                    return Some(guard);
+                }
+            }
+        }
+        self.lock_vma_under_rcu(address)
+    }
+
+    /// Does what a read of `address` by the program would: brings back what is in swap.
+    ///
+    /// May sleep. The caller holds neither the mmap lock nor the lock of a vma of this mm. Fails
+    /// with `EFAULT` where the read would get a signal, with `ENOMEM`, and with `EINTR` when a fatal
+    /// signal arrives.
+    #[cold]
+    pub fn fault_in(&self, address: usize) -> Result {
+        let _mmap = self.mmap_read_lock_killable()?;
+        let mut unlocked = false;
+        // SAFETY: The mmap lock is held, and is again where it was given up meanwhile. Nothing that
+        // it protects is used.
+        to_result(unsafe {
+            bindings::fixup_user_fault(self.as_raw(), address, 0, &mut unlocked)
         })
     }
 }

@@ -97,6 +97,22 @@ impl Folio {
         unsafe { bindings::folio_maybe_dma_pinned(self.as_ptr()) }
     }
 
+    /// How many pages the folio has. Stable as [`is_large`](Self::is_large) is. Does not sleep.
+    #[inline]
+    pub fn nr_pages(&self) -> usize {
+        // SAFETY: The pointer is valid since self is a reference.
+        unsafe { bindings::folio_nr_pages(self.as_ptr()) as usize }
+    }
+
+    /// How often the folio's pages are mapped, all in all. Does not sleep.
+    ///
+    /// May be out of date when it arrives, but for what the caller excludes by its locks.
+    #[inline]
+    pub fn mapcount(&self) -> usize {
+        // SAFETY: The pointer is valid since self is a reference.
+        unsafe { bindings::folio_mapcount(self.as_ptr()) as usize }
+    }
+
     /// Locks the folio, until the guard is dropped, if nobody else holds its lock; `None` if
     /// somebody does.
     ///
@@ -191,6 +207,28 @@ impl From<FolioGuard<'_>> for LockedFolio {
 }
 
 impl LockedFolio {
+    /// Locks a folio, if nobody else holds its lock; else gives the reference back. Does not sleep,
+    /// and may be called under a page-table lock.
+    #[inline]
+    pub fn try_lock(folio: ARef<Folio>) -> Result<Self, ARef<Folio>> {
+        // SAFETY: The reference keeps the folio.
+        if unsafe { bindings::folio_trylock(folio.as_ptr()) } {
+            // INVARIANT: We just acquired the lock.
+            Ok(Self {
+                folio,
+                _nts: NotThreadSafe,
+            })
+        } else {
+            Err(folio)
+        }
+    }
+
+    /// The folio whose lock is held, for as long as this lives.
+    #[inline]
+    pub fn folio(&self) -> &Folio {
+        &self.folio
+    }
+
     /// Splits a large folio into single pages, and unlocks it. A folio of one page is left as it
     /// is.
     ///

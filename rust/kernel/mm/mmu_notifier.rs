@@ -17,71 +17,94 @@ use crate::{
     types::NotThreadSafe, //
 };
 use core::{
+    marker::PhantomData,
     mem::MaybeUninit,
     ops::Range, //
 };
+
+/// The room for what C needs to know of a range, written only where somebody listens.
+pub struct RangeRoom(MaybeUninit<bindings::mmu_notifier_range>);
+
+impl RangeRoom {
+    /// Makes room. Costs nothing.
+    #[inline]
+    pub const fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+}
+
+impl Default for RangeRoom {
+    #[inline]
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// A range of addresses of which secondary MMUs hold no copy for as long as this lives.
 ///
 /// # Invariants
 ///
-/// `invalidate_range_start` was called for `range` of `mm`, `invalidate_range_end` was not.
+/// Where `told` is something, `invalidate_range_start` was called for it and
+/// `invalidate_range_end` was not. Else nobody listens in the mm, and nobody begins to while this
+/// lives: that takes the mmap lock and the lock of every vma for writing, and one is read-locked.
 #[must_use = "secondary MMUs may copy the entries again when this is dropped"]
 pub struct InvalidateRange<'a> {
-    range: bindings::mmu_notifier_range,
-    mm: &'a MmWithUser,
+    told: Option<&'a mut bindings::mmu_notifier_range>,
+    _vma: PhantomData<&'a VmaRef>,
     _nts: NotThreadSafe,
 }
 
 impl<'a> InvalidateRange<'a> {
-    /// Has secondary MMUs drop what they hold of `range`, addresses of `vma` whose entries are
-    /// about to be cleared (`MMU_NOTIFY_CLEAR`).
+    /// Has secondary MMUs drop what they hold of `range`, addresses of the mm of `vma` whose entries
+    /// are about to be cleared (`MMU_NOTIFY_CLEAR`).
     ///
-    /// Returns `None` for a range that is empty or not inside the vma. The vma stays locked for as
-    /// long as this lives.
-    ///
-    /// Costs next to nothing where nobody listens. May sleep where somebody does, so no spinlock
-    /// may be held.
+    /// The vma stays locked for as long as this lives. Does nothing where nobody listens. May sleep
+    /// where somebody does, so no spinlock may be held.
     #[inline]
-    pub fn clear(vma: &'a VmaRef, range: Range<usize>) -> Option<Self> {
-        if range.is_empty() || !vma.contains(&range) {
-            return None;
+    pub fn clear(vma: &'a VmaRef, range: Range<usize>, room: &'a mut RangeRoom) -> Self {
+        let mm = vma.mm();
+        // SAFETY: The mm is valid. Lockdep wants to see the call in any case.
+        let listened = cfg!(CONFIG_LOCKDEP) || unsafe { bindings::mm_has_notifiers(mm.as_raw()) };
+        // INVARIANT: Somebody listens and has been told, or nobody does.
+        Self {
+            told: listened.then(|| Self::tell(mm, &range, room)),
+            _vma: PhantomData,
+            _nts: NotThreadSafe,
         }
-        let mut raw = MaybeUninit::zeroed();
+    }
+
+    /// Calls `invalidate_range_start`.
+    #[cold]
+    fn tell<'r>(
+        mm: &MmWithUser,
+        range: &Range<usize>,
+        room: &'r mut RangeRoom,
+    ) -> &'r mut bindings::mmu_notifier_range {
+        room.0 = MaybeUninit::zeroed();
+        // SAFETY: All fields are numbers and pointers, for which zero is a value.
+        let raw = unsafe { room.0.assume_init_mut() };
         // SAFETY: `raw` is valid for writing, the mm is that of a vma that is locked.
         unsafe {
             bindings::mmu_notifier_range_init(
-                raw.as_mut_ptr(),
+                raw,
                 bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR,
                 0,
-                vma.mm().as_raw(),
+                mm.as_raw(),
                 range.start,
                 range.end,
             );
-            bindings::mmu_notifier_invalidate_range_start(raw.as_mut_ptr());
+            bindings::mmu_notifier_invalidate_range_start(raw);
         }
-        // INVARIANT: `invalidate_range_start` was just called.
-        Some(Self {
-            // SAFETY: `mmu_notifier_range_init` initialised it; without `CONFIG_MMU_NOTIFIER` it
-            // has few fields, which were zeroed.
-            range: unsafe { raw.assume_init() },
-            mm: vma.mm(),
-            _nts: NotThreadSafe,
-        })
-    }
-
-    /// Whether `range`, addresses of `vma`, is in the range that secondary MMUs were told of. Does
-    /// not sleep.
-    #[inline]
-    pub fn covers(&self, vma: &VmaRef, range: &Range<usize>) -> bool {
-        vma.is_in(self.mm) && self.range.start <= range.start && range.end <= self.range.end
+        raw
     }
 }
 
 impl Drop for InvalidateRange<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: By the type invariants this pairs with `invalidate_range_start`.
-        unsafe { bindings::mmu_notifier_invalidate_range_end(&mut self.range) };
+        if let Some(range) = &mut self.told {
+            // SAFETY: By the type invariants this pairs with `invalidate_range_start`.
+            unsafe { bindings::mmu_notifier_invalidate_range_end(*range) };
+        }
     }
 }

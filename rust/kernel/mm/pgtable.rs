@@ -13,17 +13,18 @@
 use crate::{
     bindings,
     error::{
-        code::{
-            EINVAL,
-            ENOMEM, //
-        },
+        code::ENOMEM,
         Result, //
     },
     mm::{
-        folio::Folio,
-        virt::VmaRef, //
+        anon::AnonRange,
+        folio::{
+            Folio,
+            LockedFolio, //
+        },
     },
     page::PAGE_SIZE,
+    sync::aref::ARef,
     types::NotThreadSafe, //
 };
 use core::ptr;
@@ -40,7 +41,7 @@ pub enum PteKind {
     None,
     /// The zero page, which is mapped for a read of what was never written.
     ZeroPage,
-    /// A page, or something else that is present.
+    /// A page.
     Present,
     /// A page that is in swap.
     Swap,
@@ -48,6 +49,13 @@ pub enum PteKind {
     Migration,
     /// A marker (guard, poison, write protection), a poisoned page, a page of a device.
     Other,
+}
+
+/// How much a slot of a pmd table maps, in bytes: a huge page, or a whole pte table.
+#[inline]
+pub fn pmd_size() -> usize {
+    // SAFETY: Always safe to call.
+    unsafe { bindings::PMD_SIZE() }
 }
 
 impl Pte {
@@ -59,8 +67,13 @@ impl Pte {
             if bindings::pte_none(self.0) != 0 {
                 PteKind::None
             } else if bindings::pte_present(self.0) != 0 {
-                if bindings::is_zero_pfn(bindings::pte_pfn(self.0)) != 0 {
+                // The zero page is special, where the architecture has a bit for that.
+                if cfg!(CONFIG_ARCH_HAS_PTE_SPECIAL) && bindings::pte_special(self.0) == 0 {
+                    PteKind::Present
+                } else if bindings::is_zero_pfn(bindings::pte_pfn(self.0)) != 0 {
                     PteKind::ZeroPage
+                } else if cfg!(CONFIG_ARCH_HAS_PTE_SPECIAL) {
+                    PteKind::Other
                 } else {
                     PteKind::Present
                 }
@@ -99,91 +112,87 @@ pub enum Entry<'a> {
 ///
 /// # Invariants
 ///
-/// `pmd` is the slot for `address`, which lies in `vma`, which is private anonymous. The slot stays
-/// valid, and what it holds may change, for as long as the vma is locked.
+/// `pmd` is the slot that maps the first address of `range`. It stays valid, and what it holds may
+/// change, for as long as the vma is locked.
 #[derive(Clone, Copy)]
 pub struct Pmd<'a> {
     pub(super) pmd: *mut bindings::pmd_t,
-    pub(super) vma: &'a VmaRef,
-    pub(super) address: usize,
+    pub(super) range: AnonRange<'a>,
 }
 
-impl VmaRef {
-    /// Looks up what the page tables hold at `address`, for which a hole matters up to `end`.
+impl<'a> AnonRange<'a> {
+    /// Finds the slot of a pmd table that maps the first address; where an upper level is empty,
+    /// returns where that ends, or the range does.
+    #[inline(always)]
+    fn walk(self) -> Result<Pmd<'a>, usize> {
+        let (address, end) = (self.start(), self.end());
+        // SAFETY: The address lies in the vma, which is locked. Private anonymous memory has neither
+        // huge pages above the pmd level nor shared page tables: upper levels that are there stay.
+        let pmd = unsafe {
+            let pgd = bindings::pgd_offset(self.vma().mm().as_raw(), address);
+            if bindings::pgd_none(bindings::pgdp_get(pgd)) != 0 {
+                return Err(bindings::pgd_addr_end(address, end));
+            }
+            let p4d = bindings::p4d_offset(pgd, address);
+            if bindings::p4d_none(bindings::p4dp_get(p4d)) != 0 {
+                return Err(bindings::p4d_addr_end(address, end));
+            }
+            let pud = bindings::pud_offset(p4d, address);
+            if bindings::pud_none(bindings::pudp_get(pud)) != 0 {
+                return Err(bindings::pud_addr_end(address, end));
+            }
+            bindings::pmd_offset(pud, address)
+        };
+        // INVARIANT: The slot was just looked up for the address.
+        Ok(Pmd { pmd, range: self })
+    }
+
+    /// The slot of a pmd table that maps the first address, if there is one. What it holds is not
+    /// looked at. Does not sleep.
+    #[inline(always)]
+    pub fn pmd(self) -> Option<Pmd<'a>> {
+        self.walk().ok()
+    }
+
+    /// Looks up what the page tables hold at the first address, and how far a hole reaches there.
     ///
     /// A table or a huge page is a hint that may be out of date when it arrives. An empty slot is
     /// read again under its lock, since it is empty for a moment while others work on it. Does not
     /// sleep; the caller holds no page-table lock.
-    ///
-    /// The addresses must lie in the vma, and that must be private anonymous; else the answer is an
-    /// empty hole.
-    #[inline]
-    pub fn entry(&self, address: usize, end: usize) -> Entry<'_> {
-        if address >= end || !self.contains(&(address..end)) || !self.is_private_anonymous() {
-            return Entry::Empty { end };
-        }
-        // SAFETY: The address lies in the vma, which is locked, and private anonymous memory has
-        // neither huge pages above the pmd level nor shared page tables: upper levels that are
-        // there stay.
+    pub fn entry(self) -> Entry<'a> {
+        let pmd = match self.walk() {
+            Ok(pmd) => pmd,
+            Err(end) => return Entry::Empty { end },
+        };
+        // SAFETY: The slot is valid by the type invariants.
         unsafe {
-            let pgd = bindings::pgd_offset(self.mm().as_raw(), address);
-            if bindings::pgd_none(bindings::pgdp_get(pgd)) != 0 {
-                return Entry::Empty {
-                    end: bindings::pgd_addr_end(address, end),
-                };
-            }
-            let p4d = bindings::p4d_offset(pgd, address);
-            if bindings::p4d_none(bindings::p4dp_get(p4d)) != 0 {
-                return Entry::Empty {
-                    end: bindings::p4d_addr_end(address, end),
-                };
-            }
-            let pud = bindings::pud_offset(p4d, address);
-            if bindings::pud_none(bindings::pudp_get(pud)) != 0 {
-                return Entry::Empty {
-                    end: bindings::pud_addr_end(address, end),
-                };
-            }
-            let slot = bindings::pmd_offset(pud, address);
-            let mut val = bindings::pmdp_get_lockless(slot);
+            let mut val = bindings::pmdp_get_lockless(pmd.pmd);
             if bindings::pmd_none(val) != 0 {
-                let ptl = bindings::pmd_lock(self.mm().as_raw(), slot);
-                val = bindings::pmdp_get_lockless(slot);
+                let ptl = bindings::pmd_lock(self.vma().mm().as_raw(), pmd.pmd);
+                val = bindings::pmdp_get_lockless(pmd.pmd);
                 bindings::spin_unlock(ptl);
                 if bindings::pmd_none(val) != 0 {
                     return Entry::Empty {
-                        end: bindings::pmd_addr_end(address, end),
+                        end: bindings::pmd_addr_end(self.start(), self.end()),
                     };
                 }
             }
-            // INVARIANT: The slot was looked up for the address, which lies in the vma.
-            let pmd = Pmd {
-                pmd: slot,
-                vma: self,
-                address,
-            };
-            if bindings::pmd_present(val) == 0 || bindings::pmd_leaf(val) {
-                Entry::Huge(pmd)
-            } else {
-                Entry::Table(pmd)
+            match bindings::pmd_present(val) == 0 || bindings::pmd_leaf(val) {
+                true => Entry::Huge(pmd),
+                false => Entry::Table(pmd),
             }
         }
     }
 
-    /// Allocates the page tables for `address` down to a pte table, where there are none.
+    /// Allocates the page tables for the first address down to the pmd table, where there are none,
+    /// and returns the slot.
     ///
-    /// The caller looks the entry up again: it may also find a huge page by then. May sleep, so no
-    /// page-table lock may be held. Fails with `ENOMEM`, and with `EINVAL` for an address outside
-    /// the vma or a vma that is not private anonymous.
-    #[cold]
-    pub fn alloc_table(&self, address: usize) -> Result {
-        if address < self.start() || address >= self.end() || !self.is_private_anonymous() {
-            return Err(EINVAL);
-        }
-        let mm = self.mm().as_raw();
+    /// May sleep, so no page-table lock may be held. Fails with `ENOMEM`.
+    pub fn alloc_pmd(self) -> Result<Pmd<'a>> {
+        let (mm, address) = (self.vma().mm().as_raw(), self.start());
         // SAFETY: The address lies in the vma, which is locked. Each function takes the locks that
         // it needs, and the level that it returns stays while the vma is locked.
-        unsafe {
+        let pmd = unsafe {
             let p4d = bindings::p4d_alloc(mm, bindings::pgd_offset(mm, address), address);
             if p4d.is_null() {
                 return Err(ENOMEM);
@@ -192,17 +201,30 @@ impl VmaRef {
             if pud.is_null() {
                 return Err(ENOMEM);
             }
-            let pmd = bindings::pmd_alloc(mm, pud, address);
-            if pmd.is_null() {
-                return Err(ENOMEM);
-            }
-            if bindings::pmd_none(bindings::pmdp_get_lockless(pmd)) != 0
-                && bindings::__pte_alloc(mm, pmd) != 0
-            {
-                return Err(ENOMEM);
-            }
+            bindings::pmd_alloc(mm, pud, address)
+        };
+        if pmd.is_null() {
+            return Err(ENOMEM);
         }
-        Ok(())
+        // INVARIANT: The slot was just looked up for the address.
+        Ok(Pmd { pmd, range: self })
+    }
+
+    /// Allocates the page tables for the first address down to a pte table, where there are none.
+    ///
+    /// The caller looks the entry up again: it may also find a huge page by then. May sleep, so no
+    /// page-table lock may be held. Fails with `ENOMEM`.
+    pub fn alloc_table(self) -> Result {
+        let pmd = self.alloc_pmd()?.pmd;
+        // SAFETY: The slot is valid; the function takes the lock that it needs.
+        let failed = unsafe {
+            bindings::pmd_none(bindings::pmdp_get_lockless(pmd)) != 0
+                && bindings::__pte_alloc(self.vma().mm().as_raw(), pmd) != 0
+        };
+        match failed {
+            true => Err(ENOMEM),
+            false => Ok(()),
+        }
     }
 }
 
@@ -223,29 +245,45 @@ pub enum HugeKind {
     Gone,
 }
 
+/// What came of trying to lock the folio of a huge page.
+pub enum LockHuge {
+    /// It is locked.
+    Locked(LockedFolio),
+    /// Somebody else has the lock.
+    Contended(ARef<Folio>),
+    /// There is no huge page that is mapped here and nowhere else; what there is, says the kind.
+    Not(HugeKind),
+}
+
 impl<'a> Pmd<'a> {
-    /// The bytes from the slot's address to the end of its pte table or to the address `end`.
-    #[inline]
-    pub fn len_in_table(&self, end: usize) -> usize {
-        // SAFETY: `pmd_addr_end` is always safe to call.
-        unsafe { bindings::pmd_addr_end(self.address, end) }.saturating_sub(self.address)
+    /// How many bytes the slot maps from its first address on, as far as its range goes.
+    #[inline(always)]
+    pub fn size(&self) -> usize {
+        let in_slot = pmd_size() - (self.range.start() & (pmd_size() - 1));
+        in_slot.min(self.range.size())
     }
 
-    /// What the slot holds, read under its lock, which is let go of again. Does not sleep; the
-    /// caller holds no page-table lock.
-    pub fn huge_kind(&self) -> HugeKind {
-        // SAFETY: The slot is valid by the type invariants.
-        let ptl = unsafe { bindings::pmd_lock(self.vma.mm().as_raw(), self.pmd) };
-        // SAFETY: As above, and the lock is held: a page that is mapped here stays.
-        let kind = unsafe {
+    #[inline(always)]
+    pub(super) fn mm(&self) -> *mut bindings::mm_struct {
+        self.range.vma().mm().as_raw()
+    }
+
+    /// What the slot holds, and the value that says so.
+    ///
+    /// # Safety
+    ///
+    /// The slot's lock must be held.
+    pub(super) unsafe fn huge_kind_locked(&self) -> (HugeKind, bindings::pmd_t) {
+        // SAFETY: The slot is valid by the type invariants. A page that it maps stays, since the
+        // lock is held.
+        unsafe {
             let val = bindings::pmdp_get_lockless(self.pmd);
-            if bindings::pmd_none(val) != 0 {
+            let kind = if bindings::pmd_none(val) != 0 {
                 HugeKind::Gone
             } else if bindings::pmd_present(val) == 0 {
-                if bindings::pmd_is_migration_entry(val) {
-                    HugeKind::Migration
-                } else {
-                    HugeKind::Other
+                match bindings::pmd_is_migration_entry(val) {
+                    true => HugeKind::Migration,
+                    false => HugeKind::Other,
                 }
             } else if !bindings::pmd_leaf(val) {
                 HugeKind::Gone
@@ -254,16 +292,47 @@ impl<'a> Pmd<'a> {
             } else {
                 let page = bindings::pmd_page(val);
                 let folio = Folio::from_raw(bindings::page_folio(page));
-                if bindings::PageAnonExclusive(page) != 0 && !folio.maybe_dma_pinned() {
-                    HugeKind::Exclusive
-                } else {
-                    HugeKind::Shared
+                match bindings::PageAnonExclusive(page) != 0 && !folio.maybe_dma_pinned() {
+                    true => HugeKind::Exclusive,
+                    false => HugeKind::Shared,
                 }
-            }
-        };
-        // SAFETY: We hold the lock.
-        unsafe { bindings::spin_unlock(ptl) };
-        kind
+            };
+            (kind, val)
+        }
+    }
+
+    /// Whether the slot holds a huge page that is mapped here and nowhere else, or the huge zero page.
+    /// Does not sleep; the caller holds no page-table lock.
+    pub fn is_movable(&self) -> bool {
+        // SAFETY: The slot is valid by the type invariants, and its lock is held in between.
+        unsafe {
+            let ptl = bindings::pmd_lock(self.mm(), self.pmd);
+            let (kind, _) = self.huge_kind_locked();
+            bindings::spin_unlock(ptl);
+            matches!(kind, HugeKind::Exclusive | HugeKind::ZeroPage)
+        }
+    }
+
+    /// Locks the folio of a huge page that is mapped here and nowhere else, by trying.
+    ///
+    /// Does not sleep; the caller holds no page-table lock. What is returned for a folio has a
+    /// reference of its own.
+    pub fn lock_huge(&self) -> LockHuge {
+        // SAFETY: The slot is valid by the type invariants, and its lock is held in between. The
+        // entry keeps the folio meanwhile.
+        unsafe {
+            let ptl = bindings::pmd_lock(self.mm(), self.pmd);
+            let huge = match self.huge_kind_locked() {
+                (HugeKind::Exclusive, val) => {
+                    let page = bindings::pmd_page(val);
+                    let folio = Folio::from_raw(bindings::page_folio(page));
+                    LockedFolio::try_lock(folio.into()).map_or_else(LockHuge::Contended, LockHuge::Locked)
+                }
+                (kind, _) => LockHuge::Not(kind),
+            };
+            bindings::spin_unlock(ptl);
+            huge
+        }
     }
 
     /// Replaces an entry for a huge page by a table that maps the same memory in small pages.
@@ -273,7 +342,52 @@ impl<'a> Pmd<'a> {
     #[inline]
     pub fn split_huge(&self) {
         // SAFETY: The slot and the vma are valid by the type invariants.
-        unsafe { bindings::__split_huge_pmd(self.vma.as_ptr(), self.pmd, self.address, false) };
+        unsafe {
+            let vma = self.range.vma().as_ptr();
+            bindings::__split_huge_pmd(vma, self.pmd, self.range.start(), false);
+        }
+    }
+
+    /// Takes the pte table out of the slot and frees it, if it is empty; returns whether it did.
+    ///
+    /// All of the table must be in the slot's range; else nothing is done. Does not sleep; the caller holds no page-table lock.
+    #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+    #[cold]
+    pub fn free_empty_table(&self) -> bool {
+        if self.size() != pmd_size() {
+            return false;
+        }
+        let (mm, address) = (self.mm(), self.range.start());
+        let mut pmdval = bindings::pmd_t::default();
+        let mut ptl = ptr::null_mut();
+        // SAFETY: The slot is valid by the type invariants.
+        let pte = unsafe {
+            bindings::pte_offset_map_rw_nolock(mm, self.pmd, address, &mut pmdval, &mut ptl)
+        };
+        if pte.is_null() {
+            return false;
+        }
+        // SAFETY: The slot and the mapped table are valid, and so are their locks. With both held
+        // the table is in use while the slot names it, and nobody fills it. Once it is out of the
+        // slot, and no processor knows it any more, only those use it who walk it without its lock:
+        // they see in the slot that it is out, and it is freed when they are done.
+        unsafe {
+            let pml = bindings::pmd_lockptr(mm, self.pmd);
+            lock_two(pml, ptl);
+            let empty = bindings::pmd_same(pmdval, bindings::pmdp_get_lockless(self.pmd)) != 0
+                && (0..pmd_size() / PAGE_SIZE)
+                    .all(|i| Pte(bindings::ptep_get(pte.add(i))).is_none());
+            if empty {
+                bindings::pmdp_collapse_flush(self.range.vma().as_ptr(), address, self.pmd);
+            }
+            unlock_two(pml, ptl);
+            bindings::pte_unmap(pte);
+            if empty {
+                bindings::mm_dec_nr_ptes(mm);
+                bindings::pte_free_defer(mm, bindings::pmd_pgtable(pmdval));
+            }
+            empty
+        }
     }
 
     /// Sleeps until the page whose entry for migration is in the slot, or is the first one in its
@@ -283,14 +397,14 @@ impl<'a> Pmd<'a> {
     /// where there is no such entry any more. No page-table lock may be held.
     #[inline]
     pub fn wait_for_migration(&self) {
-        let mm = self.vma.mm().as_raw();
+        let mm = self.mm();
         // SAFETY: The slot is valid by the type invariants; the functions take its lock or its
         // table's, and cope with whatever they find.
         unsafe {
             if bindings::pmd_is_migration_entry(bindings::pmdp_get_lockless(self.pmd)) {
                 bindings::pmd_migration_entry_wait(mm, self.pmd);
             } else {
-                bindings::migration_entry_wait(mm, self.pmd, self.address);
+                bindings::migration_entry_wait(mm, self.pmd, self.range.start());
             }
         }
     }
@@ -305,7 +419,7 @@ impl<'a> Pmd<'a> {
         let mut ptl = ptr::null_mut();
         // SAFETY: The slot is valid by the type invariants.
         let pte = unsafe {
-            bindings::pte_offset_map_lock(self.vma.mm().as_raw(), self.pmd, self.address, &mut ptl)
+            bindings::pte_offset_map_lock(self.mm(), self.pmd, self.range.start(), &mut ptl)
         };
         if pte.is_null() {
             return None;
@@ -324,7 +438,7 @@ impl<'a> Pmd<'a> {
 ///
 /// # Invariants
 ///
-/// `pte` is the mapped entry for the address of `pmd`, and `ptl` is held.
+/// `pte` is the mapped entry for the first address of `pmd`, and `ptl` is held.
 pub struct PteTable<'a> {
     pte: *mut bindings::pte_t,
     ptl: *mut bindings::spinlock_t,
@@ -333,18 +447,18 @@ pub struct PteTable<'a> {
 }
 
 impl PteTable<'_> {
-    /// The value of the first entry, the one for the address of the slot.
+    /// The value of the first entry, the one for the first address of the slot.
     #[inline]
     pub fn first(&self) -> Pte {
         // SAFETY: The entry is mapped by the type invariants.
         Pte(unsafe { bindings::ptep_get(self.pte) })
     }
 
-    /// Counts the bytes from the address of the slot for which the table holds nothing, up to the
-    /// end of the table or the address `end`.
+    /// Counts the bytes from the first address of the slot for which the table holds nothing, as far
+    /// as the range goes.
     #[inline]
-    pub fn hole_len(&self, end: usize) -> usize {
-        let nr = self.pmd.len_in_table(end) / PAGE_SIZE;
+    pub fn hole_len(&self) -> usize {
+        let nr = self.pmd.size() / PAGE_SIZE;
         (0..nr)
             // SAFETY: All entries to the end of the table are mapped, by the type invariants.
             .position(|i| unsafe { !Pte(bindings::ptep_get(self.pte.add(i))).is_none() })
@@ -361,5 +475,63 @@ impl Drop for PteTable<'_> {
             bindings::spin_unlock(self.ptl);
             bindings::pte_unmap(self.pte);
         }
+    }
+}
+
+/// Takes the locks of two page tables, which may be one.
+///
+/// Whoever holds one of them may be waiting for the other: among page tables there is no order that
+/// all of the kernel keeps. So neither is waited for while the other is held.
+///
+/// # Safety
+///
+/// Both locks must be valid, and the caller must hold neither.
+#[inline(always)]
+pub(super) unsafe fn lock_two(a: *mut bindings::spinlock_t, b: *mut bindings::spinlock_t) {
+    // SAFETY: The caller promises that the locks are valid and free to take.
+    unsafe {
+        bindings::spin_lock(a);
+        if a != b && bindings::spin_trylock(b) == 0 {
+            lock_two_contended(a, b);
+        }
+    }
+}
+
+/// Goes on with [`lock_two`] where `held` is held, and `wanted` is by somebody else.
+///
+/// # Safety
+///
+/// As said.
+#[cold]
+unsafe fn lock_two_contended(
+    mut held: *mut bindings::spinlock_t,
+    mut wanted: *mut bindings::spinlock_t,
+) {
+    loop {
+        // SAFETY: The caller promises that the locks are valid, and that the first is held.
+        unsafe {
+            bindings::spin_unlock(held);
+            bindings::spin_lock(wanted);
+            if bindings::spin_trylock(held) != 0 {
+                return;
+            }
+        }
+        (held, wanted) = (wanted, held);
+    }
+}
+
+/// Gives back what [`lock_two`] took.
+///
+/// # Safety
+///
+/// The caller must hold both locks.
+#[inline]
+pub(super) unsafe fn unlock_two(a: *mut bindings::spinlock_t, b: *mut bindings::spinlock_t) {
+    // SAFETY: The caller promises to hold the locks.
+    unsafe {
+        if a != b {
+            bindings::spin_unlock(b);
+        }
+        bindings::spin_unlock(a);
     }
 }

@@ -3,15 +3,13 @@
 //! Two pte tables under their locks, and pages that move from one to the other.
 //!
 //! A [`PtePair`] stands at an entry of the destination and one of the source, and goes on to the
-//! next of both. What it hands out is shaped so that a page is never lost or mapped twice: a page
-//! that was taken out of the source ([`TakenPage`]) is put in place at the destination, or else
-//! goes back when it is dropped.
+//! next of both. What it hands out is shaped so that a page is never lost or mapped twice: see
+//! [`moving`](super::moving) for pages that are mapped, and `swap_entry` for those in swap.
 //!
-//! Lock order: the lock of the folio comes before those of the two tables, and is only tried here,
-//! under them. Among page tables there is no order that all of the kernel keeps: mremap(2) takes
+//! Among page tables there is no order that all of the kernel keeps: mremap(2) takes the lock of
 //! the old one first, and is not excluded by the read lock of a vma that shares a table with what
-//! it moves. So the second lock is only tried too, and if it is taken, the first is let go of
-//! before it is waited for. Both tables may be one.
+//! it moves. So the second lock is only tried, and if it is taken, the first is let go of before it
+//! is waited for. Both tables may be one.
 //!
 //! The TLB is flushed once, when the pair is dropped, before the locks are: between the change of
 //! an entry and the flush a thread may still use the source's old entry, and whoever needs an end
@@ -22,26 +20,31 @@
 use crate::{
     bindings,
     mm::{
-        folio::{
-            Folio,
-            FolioGuard,
-            LockedFolio, //
+        anon::AnonRmap,
+        folio::Folio,
+        folio_entries::{
+            FolioPart,
+            FolioRoom, //
         },
-        mmu_notifier::InvalidateRange,
+        moving::{
+            Exclusive,
+            Unit, //
+        },
         pgtable::{
+            lock_two,
+            unlock_two,
             Pmd,
             Pte,
             PteKind, //
         },
-        virt::VmaRef,
+        run::Notified,
+        virt::VmaRef, //
     },
-    page::PAGE_SIZE,
-    sync::aref::ARef,
-    types::NotThreadSafe, //
+    page::PAGE_SHIFT,
+    sync::rcu, //
 };
 use core::{
     marker::PhantomData,
-    mem::ManuallyDrop,
     ptr, //
 };
 
@@ -49,301 +52,318 @@ use core::{
 ///
 /// # Invariants
 ///
-/// - `dst.pte` and `src.pte` are the mapped entries for `dst.address` and `src.address`, and those
-///   of the `left` pages from there on are in the same two tables and in their vmas, which are
-///   locked and of one mm.
+/// - The `pages` entries from `dst.pte` and `src.pte` on are mapped, each in one table, and are
+///   those for the addresses from `dst.address` and `src.address` on, which lie in their vmas,
+///   which are locked and of one mm. `at` is not more than `pages`.
 /// - Both `ptl` are held, once if they are the same, and lazy MMU mode is on.
-/// - Secondary MMUs were told of all source entries.
-/// - Where `moved` is true, the source entries from `flush_from` to `src.address` may still be in
-///   TLBs; else none that was changed is.
+/// - Secondary MMUs were told of all source entries. The RCU read lock is held.
+/// - Where `moved`, the source entries before `at` may still be in TLBs; else none that was changed
+///   is.
+/// - `rmap` leads to `dst.address`. `template` is the entry that a page gets at the destination,
+///   for the page frame 0.
 pub struct PtePair<'a> {
-    dst: Side<'a>,
-    src: Side<'a>,
-    left: usize,
-    flush_from: usize,
+    pub(super) dst: Side<'a>,
+    pub(super) src: Side<'a>,
+    pages: usize,
+    at: usize,
     moved: bool,
-    dst_has_anon_vma: bool,
-    bits: DstBits,
-    _notified: PhantomData<&'a InvalidateRange<'a>>,
-    _nts: NotThreadSafe,
+    rmap: AnonRmap,
+    template: bindings::pte_t,
+    pub(super) room: &'a mut FolioRoom,
+    _notified: PhantomData<&'a Notified<'a>>,
+    _rcu: rcu::Guard,
 }
 
 /// One of the two tables.
-struct Side<'a> {
-    vma: &'a VmaRef,
+pub(super) struct Side<'a> {
+    pub(super) vma: &'a VmaRef,
     address: usize,
     pte: *mut bindings::pte_t,
     ptl: *mut bindings::spinlock_t,
-    /// What the pmd slot held when the table was mapped.
-    pmdval: bindings::pmd_t,
-    pmd: *mut bindings::pmd_t,
 }
 
-impl<'a> Side<'a> {
-    #[inline]
-    fn map(at: &Pmd<'a>) -> Option<Self> {
-        let mut pmdval = bindings::pmd_t::default();
-        let mut ptl = ptr::null_mut();
-        // SAFETY: The slot is valid by the type invariants of `Pmd`.
-        let pte = unsafe {
-            bindings::pte_offset_map_rw_nolock(
-                at.vma.mm().as_raw(),
-                at.pmd,
-                at.address,
-                &mut pmdval,
-                &mut ptl,
-            )
+/// Maps the pte table of a slot, as `pte_offset_map_rw_nolock()` does: returns it together with what
+/// the slot holds. `None` where it holds something else.
+///
+/// It stays mapped while the RCU read lock is held, which is all that it takes on 64-bit.
+#[inline(always)]
+fn map<'a>(at: &Pmd<'a>, _rcu: &rcu::Guard) -> Option<(Side<'a>, bindings::pmd_t)> {
+    // SAFETY: The slot is valid by the type invariants of `Pmd`. A table that it names is freed only
+    // after the RCU read lock is let go of.
+    unsafe {
+        let mut val = bindings::pmdp_get_lockless(at.pmd);
+        // A huge page is a bad table too.
+        if bindings::pmd_present(val) == 0 || bindings::pmd_bad(val) != 0 {
+            return None;
+        }
+        let side = Side {
+            vma: at.range.vma(),
+            address: at.range.start(),
+            pte: bindings::__pte_map(&mut val, at.range.start()),
+            ptl: bindings::pte_lockptr(at.mm(), &mut val),
         };
-        (!pte.is_null()).then_some(Self {
-            vma: at.vma,
-            address: at.address,
-            pte,
-            ptl,
-            pmdval,
-            pmd: at.pmd,
-        })
-    }
-
-    /// Whether the slot still names the table whose lock is held.
-    #[inline]
-    fn is_current(&self) -> bool {
-        // SAFETY: The slot is valid: `map` got it from a `Pmd`.
-        unsafe { bindings::pmd_same(self.pmdval, bindings::pmdp_get_lockless(self.pmd)) != 0 }
-    }
-
-    #[inline]
-    fn unmap(&self) {
-        // SAFETY: `map` mapped it, and this is called once.
-        unsafe { bindings::pte_unmap(self.pte) };
-    }
-
-    /// How many pages there are from here to the end of the table or of `len` bytes.
-    #[inline]
-    fn pages_in_table(&self, len: usize) -> usize {
-        // SAFETY: `pmd_addr_end` is always safe to call.
-        let end = unsafe { bindings::pmd_addr_end(self.address, self.address + len) };
-        (end - self.address) / PAGE_SIZE
-    }
-
-    #[inline]
-    fn get(&self) -> Pte {
-        // SAFETY: The entry is mapped: the type invariants of `PtePair`.
-        Pte(unsafe { bindings::ptep_get(self.pte) })
+        Some((side, val))
     }
 }
 
-/// The bits that every page gets at the destination: they depend on its vma alone.
-#[derive(Clone, Copy)]
-struct DstBits {
-    prot: bindings::pgprot_t,
-    writable: bool,
-    soft_dirty: bool,
-    rwp: bool,
+/// Whether the slot still names the table that was mapped when it held `val`, once the table's lock
+/// is held.
+#[inline(always)]
+fn is_current(at: &Pmd<'_>, val: bindings::pmd_t) -> bool {
+    // SAFETY: The slot is valid by the type invariants of `Pmd`.
+    unsafe { bindings::pmd_same(val, bindings::pmdp_get_lockless(at.pmd)) != 0 }
 }
 
-impl DstBits {
-    #[inline]
-    fn new(vma: &VmaRef) -> Self {
-        Self {
-            prot: vma.page_prot(),
-            writable: vma.is_writable(),
-            // SAFETY: Always safe to call.
-            soft_dirty: unsafe { bindings::pgtable_supports_soft_dirty() },
-            // SAFETY: The vma is valid and locked.
-            rwp: unsafe { bindings::userfaultfd_rwp(vma.as_ptr()) },
+/// Makes the entry that a page gets which is mapped nowhere else: it depends on the vma alone.
+#[inline(always)]
+fn template(vma: &VmaRef) -> bindings::pte_t {
+    // SAFETY: These functions look at a value.
+    let pte = unsafe {
+        let mut pte = bindings::pfn_pte(0, vma.page_prot());
+        if vma.is_writable() {
+            // The vma is no shadow stack.
+            pte = bindings::pte_mkwrite_novma(pte);
+        }
+        bindings::pte_mkyoung(bindings::pte_mkdirty(pte))
+    };
+    finish(vma, pte)
+}
+
+/// Marks what moved for those who look for changes, and for a userfaultfd that wants to see the
+/// next access.
+#[inline(always)]
+fn finish(vma: &VmaRef, mut pte: bindings::pte_t) -> bindings::pte_t {
+    // SAFETY: These functions look at a value, and at the vma, which is valid and locked.
+    unsafe {
+        if bindings::pgtable_supports_soft_dirty() {
+            pte = bindings::pte_mksoft_dirty(pte);
+        }
+        if bindings::userfaultfd_rwp(vma.as_ptr()) {
+            pte = bindings::pte_mkuffd(bindings::pte_modify(pte, bindings::PAGE_NONE()));
         }
     }
-
-    /// Marks what moved for those who look for changes, and for a userfaultfd that wants to see
-    /// the next access.
-    #[inline]
-    fn finish(self, mut pte: bindings::pte_t) -> Pte {
-        // SAFETY: These functions look at a value and are always safe to call.
-        unsafe {
-            if self.soft_dirty {
-                pte = bindings::pte_mksoft_dirty(pte);
-            }
-            if self.rwp {
-                pte = bindings::pte_mkuffd(bindings::pte_modify(pte, bindings::PAGE_NONE()));
-            }
-        }
-        Pte(pte)
-    }
-
-    /// The entry for a folio of one page that is mapped nowhere else.
-    #[inline]
-    fn page(self, folio: &Folio, vma: &VmaRef) -> Pte {
-        // SAFETY: The folio and the vma are valid; the rest looks at a value.
-        let pte = unsafe {
-            let mut pte = bindings::folio_mk_pte(folio.as_ptr(), self.prot);
-            pte = bindings::pte_mkyoung(bindings::pte_mkdirty(pte));
-            if self.writable {
-                pte = bindings::pte_mkwrite(pte, vma.as_ptr());
-            }
-            pte
-        };
-        self.finish(pte)
-    }
-
-    /// The entry for the zero page: never writable. KSM marks those that it has put in place, to
-    /// count them; the mark moves along.
-    #[inline]
-    fn zero_page(self, address: usize, old: bindings::pte_t) -> Pte {
-        // SAFETY: These functions look at a value and are always safe to call.
-        let pte = unsafe {
-            let pte = bindings::pfn_pte(bindings::zero_pfn(address), self.prot);
-            if bindings::pte_dirty(old) != 0 {
-                bindings::pte_mkdirty(bindings::pte_mkspecial(pte))
-            } else {
-                bindings::pte_mkspecial(pte)
-            }
-        };
-        self.finish(pte)
-    }
+    pte
 }
 
 impl<'a> PtePair<'a> {
-    /// Maps and locks the tables of two slots for moving up to `len` bytes from `src` to `dst`.
+    /// Maps and locks the tables of a run, and does `work` with them.
     ///
-    /// `len` is in bytes, a multiple of the page size. `notified` is the range of the source, whose
-    /// copies secondary MMUs have dropped. Returns `None` where one of the slots names no table any
-    /// more, and where `notified` or the vmas do not cover the whole of `len` or are not of one mm.
-    ///
-    /// The locks are spinlocks: no sleeping until the pair is dropped. The caller holds no
-    /// page-table lock.
-    #[inline]
-    pub fn lock(
-        dst: &Pmd<'a>,
-        src: &Pmd<'a>,
-        len: usize,
-        notified: &'a InvalidateRange<'_>,
-    ) -> Option<Self> {
-        let from = src.address..src.address.checked_add(len)?;
-        let to = dst.address..dst.address.checked_add(len)?;
-        if !notified.covers(src.vma, &from)
-            || !dst.vma.is_in(src.vma.mm())
-            || !src.vma.contains(&from)
-            || !dst.vma.contains(&to)
-        {
+    /// Returns `None` where one of the slots names no table, and where the destination's vma has no
+    /// anon_vma. The locks are spinlocks: `work` may not
+    /// sleep until it drops the pair. The caller holds no page-table lock.
+    #[inline(always)]
+    pub fn with<R>(
+        notified: &'a Notified<'_>,
+        room: &'a mut FolioRoom,
+        work: impl FnOnce(Self) -> R,
+    ) -> Option<R> {
+        let run = notified.run;
+        let rmap = run.dst.range.rmap()?;
+        let rcu = rcu::read_lock();
+        let (dst, dst_val) = map(&run.dst, &rcu)?;
+        let (src, src_val) = map(&run.src, &rcu)?;
+        let mm = dst.vma.mm().as_raw();
+        let end = src.address.wrapping_add(run.len);
+        // SAFETY: The vma is valid and locked. Both locks live as long as their tables are mapped.
+        unsafe {
+            bindings::flush_cache_range(src.vma.as_ptr(), src.address, end);
+            lock_two(dst.ptl, src.ptl);
+        }
+        if !is_current(&run.dst, dst_val) || !is_current(&run.src, src_val) {
+            // SAFETY: The locks were just taken.
+            unsafe { unlock_two(dst.ptl, src.ptl) };
             return None;
         }
-
-        let dst = Side::map(dst)?;
-        let Some(src) = Side::map(src) else {
-            dst.unmap();
-            return None;
-        };
-        // SAFETY: The vma is valid and locked.
-        unsafe { bindings::flush_cache_range(src.vma.as_ptr(), from.start, from.end) };
-        // SAFETY: Both locks live as long as their tables are mapped.
-        unsafe { lock_two(dst.ptl, src.ptl) };
-
-        let pair = Self {
-            left: dst.pages_in_table(len).min(src.pages_in_table(len)),
-            flush_from: src.address,
-            moved: false,
-            dst_has_anon_vma: dst.vma.has_anon_vma(),
-            bits: DstBits::new(dst.vma),
-            dst,
-            src,
-            _notified: PhantomData,
-            _nts: NotThreadSafe,
-        };
-        // SAFETY: `drop` has the counterpart of the first. The mm is valid, and a lock of one of
-        // its page tables is held, as the second asks: reclaim may have emptied a destination entry
-        // (of MADV_FREE memory) and not have flushed it yet, and a thread must not go on reading
-        // the old page where the new one is.
+        // SAFETY: `drop` has the counterpart of the first. The mm is valid, and a lock of one of its
+        // page tables is held, as the second asks: reclaim may have emptied a destination entry (of
+        // MADV_FREE memory) and not have flushed it yet, and a thread must not go on reading the old
+        // page where the new one is.
         unsafe {
             bindings::lazy_mmu_mode_enable();
-            bindings::flush_tlb_batched_pending(pair.dst.vma.mm().as_raw());
+            if bindings::mm_tlb_flush_batched(mm) {
+                bindings::flush_tlb_batched_pending(mm);
+            }
         }
-
-        // INVARIANT: The entries from here to the end of each table are mapped, and now both
-        // tables are known to be in use under their locks.
-        (pair.dst.is_current() && pair.src.is_current()).then_some(pair)
+        // INVARIANT: The entries of the whole run are mapped, and both tables are in use under their
+        // locks.
+        let pair = Self {
+            pages: run.len >> PAGE_SHIFT,
+            at: 0,
+            moved: false,
+            rmap,
+            template: template(dst.vma),
+            dst,
+            src,
+            room,
+            _notified: PhantomData,
+            _rcu: rcu,
+        };
+        Some(work(pair))
     }
 
-    /// The pair of entries that it stands at; `None` at the end of either table or of the length.
+    /// The pair of entries that it stands at; `None` at the end.
     ///
-    /// What is done with the pair of entries makes this stand at the next. Where it is dropped
+    /// What is done with the pair of entries makes this stand behind them. Where it is dropped
     /// instead, both entries stay as they are and come again.
     #[inline]
     pub fn current(&mut self) -> Option<EntryPair<'_, 'a>> {
+        if self.at == self.pages {
+            return None;
+        }
         // INVARIANT: There is a page left, and the entries are read under their locks.
-        (self.left > 0).then(|| EntryPair {
-            dst: self.dst.get(),
-            src: self.src.get(),
+        Some(EntryPair {
+            dst: self.dst_entry(0),
+            src: self.src_entry(0),
             pair: self,
         })
     }
 
-    /// The source address that the pair stands at, in bytes: all before it is done with.
+    /// How many pages are left.
     #[inline]
-    pub fn src_address(&self) -> usize {
-        self.src.address
+    pub(super) fn left(&self) -> usize {
+        self.pages - self.at
     }
 
+    /// How much is done with, in bytes.
     #[inline]
-    fn advance(&mut self) {
-        self.left -= 1;
-        self.dst.address += PAGE_SIZE;
-        self.src.address += PAGE_SIZE;
-        // SAFETY: The entries are in one table with the ones before, or just behind its last, and
-        // are not read there, since `left` is zero.
-        unsafe {
-            self.dst.pte = self.dst.pte.add(1);
-            self.src.pte = self.src.pte.add(1);
-        }
+    pub fn done(&self) -> usize {
+        self.at << PAGE_SHIFT
     }
 
-    /// Takes the source entry out: from here on an access finds a hole.
+    /// Goes on, behind entries that are done with and of which nothing has to be flushed. Not more
+    /// than are left.
     #[inline]
-    fn clear_src(&mut self) -> bindings::pte_t {
+    pub(super) fn skip(&mut self, pages: usize) {
+        // INVARIANT: `at` is not more than `pages`.
+        self.at = self.at.wrapping_add(pages).min(self.pages);
+    }
+
+    /// Goes on, behind entries whose old values at the source have to be flushed.
+    #[inline]
+    fn moved(&mut self, pages: usize) {
+        self.moved = true;
+        self.skip(pages);
+    }
+
+    /// The destination's entry, `ahead` of where the pair stands. Less than are left.
+    #[inline]
+    pub(super) fn dst_entry(&self, ahead: usize) -> Pte {
+        // SAFETY: The entry is mapped: the type invariants and what the caller promises.
+        Pte(unsafe { bindings::ptep_get(self.dst.pte.add(self.at + ahead)) })
+    }
+
+    /// The source's entry, likewise.
+    #[inline]
+    pub(super) fn src_entry(&self, ahead: usize) -> Pte {
+        // SAFETY: As above.
+        Pte(unsafe { bindings::ptep_get(self.src.pte.add(self.at + ahead)) })
+    }
+
+    /// What leads from a folio to the destination where the pair stands.
+    #[inline]
+    pub(super) fn rmap(&self) -> AnonRmap {
+        self.rmap.advance(self.at)
+    }
+
+    /// The destination's address that the pair stands at, in bytes.
+    #[inline]
+    pub(super) fn dst_address(&self) -> usize {
+        self.dst.address.wrapping_add(self.done())
+    }
+
+    /// The source's address, likewise.
+    #[inline]
+    fn src_address(&self) -> usize {
+        self.src.address.wrapping_add(self.done())
+    }
+
+    /// Takes an entry out of the source, `ahead` of where the pair stands, and returns what it held.
+    /// Less than are left.
+    #[inline]
+    pub(super) fn clear_src(&mut self, ahead: usize) -> bindings::pte_t {
+        let address = self.src_address().wrapping_add(ahead << PAGE_SHIFT);
         // SAFETY: The entry is mapped and locked, and secondary MMUs were told.
         unsafe {
-            bindings::ptep_get_and_clear(self.src.vma.mm().as_raw(), self.src.address, self.src.pte)
+            bindings::ptep_get_and_clear(
+                self.src.vma.mm().as_raw(),
+                address,
+                self.src.pte.add(self.at + ahead),
+            )
         }
     }
 
-    /// Fills the destination entry and notes that the source's old one has to be flushed.
+    /// Puts back what [`clear_src`](Self::clear_src) took out.
+    #[inline]
+    pub(super) fn restore_src(&mut self, ahead: usize, pte: bindings::pte_t) {
+        let address = self.src_address().wrapping_add(ahead << PAGE_SHIFT);
+        // SAFETY: The entry is mapped and locked, and what it held maps the same as before.
+        unsafe {
+            bindings::set_pte_at(
+                self.src.vma.mm().as_raw(),
+                address,
+                self.src.pte.add(self.at + ahead),
+                pte,
+            )
+        }
+    }
+
+    /// Fills an entry of the destination, `ahead` of where the pair stands, with one that maps no
+    /// folio. Less than are left.
     ///
     /// # Safety
     ///
-    /// The destination entry is none, `pte` was made from what `clear_src` took out, and the
-    /// reverse mapping of its page leads to the destination.
+    /// The entry must be none, and `pte` made from what was taken out of the source.
     #[inline]
-    unsafe fn set_dst(&mut self, pte: Pte) {
-        // SAFETY: The entry is mapped and locked.
+    pub(super) unsafe fn set_dst(&mut self, ahead: usize, pte: bindings::pte_t) {
+        let address = self.dst_address().wrapping_add(ahead << PAGE_SHIFT);
+        // SAFETY: The entry is mapped and locked; the caller promises the rest.
         unsafe {
             bindings::set_pte_at(
                 self.dst.vma.mm().as_raw(),
-                self.dst.address,
-                self.dst.pte,
-                pte.0,
+                address,
+                self.dst.pte.add(self.at + ahead),
+                pte,
             )
         };
-        if !self.moved {
-            self.flush_from = self.src.address;
-            self.moved = true;
-        }
+    }
+
+    /// Maps `pages` pages from the page frame `pfn` on at the destination, and goes on. Not more
+    /// than are left.
+    ///
+    /// # Safety
+    ///
+    /// The entries must be none, the pages those of one folio that `clear_src` took out of the
+    /// source, and its reverse mapping must lead to where the pair stands.
+    #[inline]
+    pub(super) unsafe fn map_dst(&mut self, pfn: usize, pages: usize) {
+        // SAFETY: The entries are mapped and locked; the caller promises the rest.
+        unsafe {
+            bindings::set_ptes(
+                self.dst.vma.mm().as_raw(),
+                self.dst_address(),
+                self.dst.pte.add(self.at),
+                bindings::pte_advance_pfn(self.template, pfn),
+                pages as u32,
+            )
+        };
+        self.moved(pages);
     }
 }
 
 impl Drop for PtePair<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: `lock` turned lazy MMU mode on, took the locks and mapped the tables, in the
-        // opposite order; the vma is locked.
+        // SAFETY: `with` turned lazy MMU mode on and took the locks; the vma is locked.
         unsafe {
             bindings::lazy_mmu_mode_disable();
             if self.moved {
-                bindings::flush_tlb_range(self.src.vma.as_ptr(), self.flush_from, self.src.address);
+                bindings::flush_tlb_range(
+                    self.src.vma.as_ptr(),
+                    self.src.address,
+                    self.src_address(),
+                );
             }
             unlock_two(self.dst.ptl, self.src.ptl);
-            // The pointers may be just behind the tables. On 64-bit there is nothing to unmap: the
-            // RCU read lock is let go of, whatever the pointer.
-            self.src.unmap();
-            self.dst.unmap();
         }
     }
 }
@@ -355,236 +375,154 @@ impl Drop for PtePair<'_> {
 /// The pair has a page left. `dst` and `src` are the values of the entries; no more of them can
 /// change than what the CPU marks as accessed or dirty.
 pub struct EntryPair<'p, 'a> {
-    pair: &'p mut PtePair<'a>,
+    pub(super) pair: &'p mut PtePair<'a>,
     dst: Pte,
-    src: Pte,
+    pub(super) src: Pte,
 }
 
 impl<'p, 'a> EntryPair<'p, 'a> {
-    /// The value of the destination's entry, read under its lock.
+    /// Whether the destination's entry holds nothing.
     #[inline]
-    pub fn dst(&self) -> Pte {
-        self.dst
+    pub fn dst_is_none(&self) -> bool {
+        self.dst.is_none()
     }
 
-    /// The value of the source's entry, read under its lock.
+    /// What the source's entry holds.
     #[inline]
-    pub fn src(&self) -> Pte {
-        self.src
+    pub fn src_kind(&self) -> PteKind {
+        self.src.kind()
     }
 
     /// Leaves both entries as they are and goes on to the next.
     #[inline]
     pub fn skip(self) {
-        self.pair.advance();
+        self.pair.skip(1);
     }
 
     /// Moves the zero page, if that is what the source holds and the destination holds nothing;
     /// else does as [`skip`](Self::skip).
-    #[inline]
+    ///
+    /// It is not writable there. KSM marks those that it has put in place, to count them; the mark
+    /// moves along.
     pub fn move_zero_page(self) {
-        if self.src.kind() == PteKind::ZeroPage && self.dst.is_none() {
-            let old = self.pair.clear_src();
-            let pte = self.pair.bits.zero_page(self.pair.dst.address, old);
-            // SAFETY: The zero page has no reverse mapping. The destination's entry is none.
-            unsafe { self.pair.set_dst(pte) };
+        if self.src.kind() != PteKind::ZeroPage || !self.dst.is_none() {
+            return self.skip();
         }
-        self.pair.advance();
+        let vma = self.pair.dst.vma;
+        let pair = self.pair;
+        let old = pair.clear_src(0);
+        // SAFETY: These functions look at a value and are always safe to call.
+        let pte = unsafe {
+            let pfn = bindings::zero_pfn(pair.dst_address());
+            let pte = bindings::pte_mkspecial(bindings::pfn_pte(pfn, vma.page_prot()));
+            match bindings::pte_dirty(old) != 0 {
+                true => bindings::pte_mkdirty(pte),
+                false => pte,
+            }
+        };
+        // SAFETY: The destination's entry is none.
+        unsafe { pair.set_dst(0, finish(vma, pte)) };
+        pair.moved(1);
     }
 
-    /// The source's page, if it is an anonymous one that is mapped here and nowhere else.
+    /// The source's page, if it is one that is mapped here and nowhere else.
     ///
-    /// `None` for whatever may be shared (by a fork, by KSM) or is no ordinary page, where the
-    /// destination's entry is not none, and where its vma has no anon_vma.
-    #[inline]
-    pub fn exclusive_page(self) -> Option<SrcPage<'p, 'a>> {
+    /// `None` for whatever may be shared (by a fork, by KSM) or is no page, and where the
+    /// destination's entry is not none.
+    #[inline(always)]
+    pub fn exclusive_page(self) -> Option<Mapped<'p, 'a>> {
         if self.src.kind() != PteKind::Present || !self.dst.is_none() {
             return None;
         }
-        if !self.pair.dst_has_anon_vma {
-            return None;
-        }
-        let src = &self.pair.src;
-        // SAFETY: The vma is valid, and the entry is locked, so that its page stays.
-        let page = unsafe { bindings::vm_normal_page(src.vma.as_ptr(), src.address, self.src.0) };
-        // SAFETY: As above. A private anonymous vma maps no page but anonymous ones.
-        if page.is_null() || unsafe { bindings::PageAnonExclusive(page) } == 0 {
-            return None;
-        }
-        Some(SrcPage {
-            // SAFETY: As above: the entry that maps the page does not change while 'p lives, but
-            // through this type, which moves the entry's reference along with the page.
-            folio: unsafe { Folio::from_raw(bindings::page_folio(page)) },
-            pair: self.pair,
+        let rmap = self.pair.rmap();
+        let pair = self.pair;
+        // SAFETY: The entry is locked, so that the page that it maps stays. Ordinary private
+        // anonymous memory has no pages but anonymous ones, all of which have a `struct page`.
+        let (pfn, page, compound) = unsafe {
+            let pfn = bindings::pte_pfn(self.src.0) as usize;
+            let page = bindings::pfn_to_page(pfn);
+            if !is_exclusive(page) {
+                return None;
+            }
+            (pfn, page, bindings::PageCompound(page) != 0)
+        };
+        // SAFETY: As above: what maps it does not change while 'p lives, but through a `Unit`, which
+        // moves the reference along with the entry. A page that is not compound is a folio.
+        let folio = unsafe {
+            Folio::from_raw(match compound {
+                true => bindings::page_folio(page),
+                false => page.cast(),
+            })
+        };
+        Some(match compound {
+            // SAFETY: The entry maps the folio's only page, exclusively. The locks are held and the
+            // destination's entry is none.
+            false => Mapped::Page(unsafe { Exclusive::new(folio, PageEntry { pair, pfn, rmap }) }),
+            true => Mapped::Part(FolioPart {
+                pair,
+                folio,
+                pfn,
+                rmap,
+            }),
         })
     }
 }
 
-/// A page of the source that is mapped there and nowhere else.
-///
-/// # Invariants
-///
-/// The pair's source entry maps a page of `folio`, exclusively. Its destination entry is none, and
-/// the destination's vma has an anon_vma.
-pub struct SrcPage<'p, 'a> {
-    pair: &'p mut PtePair<'a>,
-    folio: &'p Folio,
-}
-
-impl<'p, 'a> SrcPage<'p, 'a> {
-    /// The folio of the page.
-    #[inline]
-    pub fn folio(&self) -> &'p Folio {
-        self.folio
-    }
-
-    /// Locks the page's folio by trying, since elsewhere its lock comes before those of page
-    /// tables.
-    ///
-    /// Does not sleep. What is returned for a folio that is large or that somebody else has locked
-    /// has a reference of its own, and outlives the pair.
-    #[inline]
-    pub fn try_lock(self) -> TryLock<'p, 'a> {
-        match self.folio.try_lock() {
-            Some(lock) if self.folio.is_large() => TryLock::Large(lock.into()),
-            // INVARIANT: The folio was just locked, and is not large.
-            Some(lock) => TryLock::Locked(LockedPage {
-                pair: self.pair,
-                lock,
-            }),
-            None => TryLock::Contended(self.folio.into()),
-        }
-    }
-}
-
-/// What came of trying to lock the folio of a page.
-pub enum TryLock<'p, 'a> {
-    /// It is locked, and its only page can move.
-    Locked(LockedPage<'p, 'a>),
-    /// It is locked, and has to be split before a page of it can move.
-    Large(LockedFolio),
-    /// Somebody else has the lock.
-    Contended(ARef<Folio>),
-}
-
-/// A page of the source whose folio is locked: nobody walks its reverse mapping.
-///
-/// # Invariants
-///
-/// Those of [`SrcPage`]; the folio is locked and not large.
-pub struct LockedPage<'p, 'a> {
-    pair: &'p mut PtePair<'a>,
-    lock: FolioGuard<'p>,
-}
-
-impl<'p, 'a> LockedPage<'p, 'a> {
-    /// Takes the page out of the source: from here on an access finds a hole, and nobody can pin
-    /// the page any more.
-    #[inline]
-    pub fn take(self) -> TakenPage<'p, 'a> {
-        let pte = self.pair.clear_src();
-        // INVARIANT: The entry was just cleared.
-        TakenPage {
-            pair: self.pair,
-            lock: self.lock,
-            pte,
-        }
-    }
-}
-
-/// A page that is out of the source and not yet at the destination. Goes back when dropped.
-///
-/// # Invariants
-///
-/// Those of [`LockedPage`], but that the pair's source entry, which held `pte`, is none now.
-#[must_use = "the page goes back to the source when this is dropped"]
-pub struct TakenPage<'p, 'a> {
-    pair: &'p mut PtePair<'a>,
-    lock: FolioGuard<'p>,
-    pte: bindings::pte_t,
-}
-
-impl TakenPage<'_, '_> {
-    /// The folio of the page.
-    #[inline]
-    pub fn folio(&self) -> &Folio {
-        self.lock.folio()
-    }
-
-    /// Puts the page in place at the destination, and goes on to the next pair of entries.
-    ///
-    /// Its reverse mapping goes over to the destination's vma first. The entry gets the protection
-    /// of that vma, is dirty and young, and has what those who look for changes go by. The folio is
-    /// unlocked.
-    #[inline]
-    pub fn place(self) {
-        let mut this = ManuallyDrop::new(self);
-        let folio = this.lock.folio().as_ptr();
-        let vma = this.pair.dst.vma;
-        // SAFETY: The folio is locked, so nobody follows its reverse mapping meanwhile, and it is
-        // mapped nowhere. The vma has an anon_vma. The destination's entry is none by the type
-        // invariants.
-        unsafe {
-            bindings::folio_move_anon_rmap(folio, vma.as_ptr());
-            (*folio)
-                .__bindgen_anon_1
-                .__bindgen_anon_1
-                .__bindgen_anon_2
-                .index = bindings::linear_anon_page_index(vma.as_ptr(), this.pair.dst.address);
-            let pte = this.pair.bits.page(this.lock.folio(), vma);
-            this.pair.set_dst(pte);
-        }
-        this.pair.advance();
-        // SAFETY: `this` is not used any more, and only its lock needs to be dropped.
-        unsafe { ptr::drop_in_place(&mut this.lock) };
-    }
-}
-
-impl Drop for TakenPage<'_, '_> {
-    #[inline]
-    fn drop(&mut self) {
-        let src = &self.pair.src;
-        // SAFETY: By the type invariants the entry is none and held this value.
-        unsafe {
-            bindings::set_pte_at(src.vma.mm().as_raw(), src.address, src.pte, self.pte);
-        }
-    }
-}
-
-/// Takes the locks of two page tables, which may be one.
-///
-/// Whoever holds one of them may be waiting for the other, so neither is waited for while the other
-/// is held.
+/// Whether a page belongs to one mm alone, as `PageAnonExclusive()` for a page that is not of
+/// hugetlb.
 ///
 /// # Safety
 ///
-/// Both locks must be valid, and the caller must hold neither.
-#[inline]
-unsafe fn lock_two(a: *mut bindings::spinlock_t, b: *mut bindings::spinlock_t) {
-    let (mut first, mut second) = (a, b);
-    // SAFETY: The caller promises that the locks are valid and free to take.
-    unsafe {
-        bindings::spin_lock(first);
-        while first != second && bindings::spin_trylock(second) == 0 {
-            bindings::spin_unlock(first);
-            (first, second) = (second, first);
-            bindings::spin_lock(first);
-        }
-    }
+/// The page must be valid, anonymous and not of hugetlb.
+#[inline(always)]
+pub(super) unsafe fn is_exclusive(page: *mut bindings::page) -> bool {
+    // SAFETY: The caller promises that the page is valid. The bit changes under locks that the
+    // callers hold, others do not.
+    let flags = unsafe { ptr::read_volatile(&raw const (*page).flags.f) };
+    flags & 1 << bindings::pageflags_PG_anon_exclusive != 0
 }
 
-/// Gives back what [`lock_two`] took.
+/// A page that is mapped at the source and nowhere else.
+pub enum Mapped<'p, 'a> {
+    /// It is a folio of its own.
+    Page(Exclusive<'p, PageEntry<'p, 'a>>),
+    /// It is part of a larger folio.
+    Part(FolioPart<'p, 'a>),
+}
+
+/// The entries for a folio of one page.
 ///
-/// # Safety
+/// # Invariants
 ///
-/// The caller must hold both locks.
-#[inline]
-unsafe fn unlock_two(a: *mut bindings::spinlock_t, b: *mut bindings::spinlock_t) {
-    // SAFETY: The caller promises to hold the locks.
-    unsafe {
-        if a != b {
-            bindings::spin_unlock(b);
-        }
-        bindings::spin_unlock(a);
+/// The pair has a page left, whose frame at the source is `pfn`, and `rmap` leads to where it stands.
+pub struct PageEntry<'p, 'a> {
+    pair: &'p mut PtePair<'a>,
+    pfn: usize,
+    rmap: AnonRmap,
+}
+
+// SAFETY: The type invariants of `PtePair` and `EntryPair` say it.
+unsafe impl Unit for PageEntry<'_, '_> {
+    type Old = bindings::pte_t;
+
+    #[inline]
+    fn clear(&mut self) -> Self::Old {
+        self.pair.clear_src(0)
+    }
+
+    #[inline]
+    fn restore(&mut self, old: &Self::Old) {
+        self.pair.restore_src(0, *old);
+    }
+
+    #[inline]
+    fn rmap(&self) -> AnonRmap {
+        self.rmap
+    }
+
+    #[inline]
+    unsafe fn set(self, _folio: &Folio) {
+        // SAFETY: The caller promises that the entry was cleared and the reverse mapping changed.
+        unsafe { self.pair.map_dst(self.pfn, 1) };
     }
 }
