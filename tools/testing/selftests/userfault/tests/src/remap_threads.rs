@@ -257,8 +257,7 @@ fn a39_unmap_meanwhile() -> Outcome {
         let result = std::thread::scope(|scope| {
             scope.spawn(|| {
                 barrier.wait();
-                // SAFETY: The memory of an area is never borrowed.
-                unsafe { libc::munmap(dst.addr as *mut libc::c_void, dst.len) };
+                dst.unmap()
             });
             barrier.wait();
             remap(*dst, *src, 0)
