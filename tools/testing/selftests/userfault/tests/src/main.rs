@@ -11,6 +11,7 @@ mod compat;
 mod content;
 mod device;
 mod fail;
+mod frame;
 mod gup;
 mod harness;
 mod knobs;
