@@ -38,6 +38,7 @@ mod process;
 mod remap_args;
 mod remap_busy;
 mod remap_entry;
+mod remap_huge;
 mod remap_moved;
 mod remap_occupied;
 mod remap_result;
