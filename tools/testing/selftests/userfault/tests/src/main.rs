@@ -38,6 +38,7 @@ mod process;
 mod remap_args;
 mod remap_busy;
 mod remap_entry;
+mod remap_folio;
 mod remap_huge;
 mod remap_moved;
 mod remap_occupied;
