@@ -43,6 +43,7 @@ mod remap_huge;
 mod remap_moved;
 mod remap_occupied;
 mod remap_result;
+mod remap_swap;
 mod remap_threads;
 mod remap_vma;
 mod runner;
