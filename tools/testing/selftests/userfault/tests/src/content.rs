@@ -10,9 +10,6 @@ use crate::{ensure_eq, swap};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 
-/// What a swap entry at the source gives.  So far they are not moved.
-pub const SWAP_SOURCE: nix::Result<()> = Err(Errno::EBUSY);
-
 /// What lies in the place of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
@@ -71,11 +68,10 @@ impl Content {
     /// What a move of it to a hole gives, under these flags.
     pub fn moves(self, flags: u64) -> nix::Result<()> {
         match self {
-            Self::Page | Self::ZeroPage => Ok(()),
+            Self::Page | Self::ZeroPage | Self::Swapped => Ok(()),
             Self::Hole if flags & RAP_ALLOW_SRC_HOLES != 0 => Ok(()),
             Self::Hole => Err(Errno::ENOENT),
             Self::Forked => Err(Errno::EBUSY),
-            Self::Swapped => SWAP_SOURCE,
             Self::Guard => Err(Errno::EFAULT),
         }
     }

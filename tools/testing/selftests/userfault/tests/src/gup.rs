@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that the kernel keeps hold of for long (`FOLL_PIN | FOLL_LONGTERM`), by its test of gup.
+//! Pages that the kernel keeps hold of for long (`FOLL_PIN | FOLL_LONGTERM`), by its test of gup
+//! or for io_uring.
 
-use crate::harness::Skip;
+use crate::harness::{Outcome, Skip};
 use crate::knobs::mount_at;
 use crate::sys::Span;
 use anyhow::Context;
+use io_uring::IoUring;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
@@ -68,5 +70,35 @@ impl Pins {
         let addr = span.addr as u64;
         // SAFETY: As above; the memory of an area is never borrowed.
         unsafe { pin_read(self.0.as_raw_fd(), &addr) }.map(drop)
+    }
+}
+
+/// Memory that the kernel may write into at any time: registered with io_uring.
+pub struct Pin(IoUring);
+
+impl Pin {
+    /// Registers it, or skips the test where this kernel has no io_uring.
+    pub fn new(span: Span) -> anyhow::Result<Self> {
+        let ring = match IoUring::new(2) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+                return Err(Skip("no io_uring in this kernel to pin pages with".into()).into());
+            }
+            ring => ring.context("io_uring")?,
+        };
+        let buffer = libc::iovec {
+            iov_base: span.addr as *mut libc::c_void,
+            iov_len: span.len,
+        };
+        // SAFETY: The memory of an area is never borrowed, and lives longer.
+        unsafe { ring.submitter().register_buffers(&[buffer]) }.context("register_buffers")?;
+        Ok(Self(ring))
+    }
+
+    /// Lets go of it.  The pins may go away a little later.
+    pub fn release(self) -> Outcome {
+        self.0
+            .submitter()
+            .unregister_buffers()
+            .context("unregister_buffers")
     }
 }

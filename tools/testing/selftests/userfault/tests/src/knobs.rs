@@ -42,11 +42,10 @@ pub struct Knobs(Vec<(PathBuf, String)>);
 impl Knobs {
     /// Reads all of them that this kernel has.
     pub fn read() -> Self {
-        let multi_size = fs::read_dir(THP)
+        let multi_size = multi_size()
             .into_iter()
             .flatten()
-            .flatten()
-            .map(|entry| entry.path().join("enabled"));
+            .map(|path| path.join("enabled"));
         let paths = KNOBS.iter().map(PathBuf::from).chain(multi_size);
         Self(
             paths
@@ -91,6 +90,15 @@ pub fn set(path: &str, value: impl ToString) -> Outcome {
 /// Changes a setting of transparent huge pages.
 pub fn set_thp(name: &str, value: impl ToString) -> Outcome {
     set(&format!("{THP}/{name}"), value)
+}
+
+/// Where the settings and the counters are of each size of folios that this kernel has.
+pub fn multi_size() -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(THP).context(THP)?;
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.join("enabled").exists());
+    paths.sort();
+    Ok(paths)
 }
 
 /// Changes a setting of the merging of equal pages.

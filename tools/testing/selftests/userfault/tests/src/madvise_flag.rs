@@ -157,8 +157,7 @@ fn a9_bad_ranges() -> Outcome {
 /// A9: a gap in the range is ENOMEM, as for every advice, and the rest is done.
 fn a9_range_with_a_gap() -> Outcome {
     let area = Area::pages(6)?;
-    // SAFETY: Within the area, which is never borrowed.
-    unsafe { libc::munmap(area.page(2).addr as *mut libc::c_void, page()) };
+    area.page(2).unmap()?;
     ensure_eq!(area.advise(MADV_USERFAULT), Err(Errno::ENOMEM));
     ensure!(is_marked(area.pages(0..2))?, "not marked before the gap");
     ensure!(is_marked(area.pages(3..6))?, "not marked after the gap");

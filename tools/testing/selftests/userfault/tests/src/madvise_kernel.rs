@@ -161,9 +161,10 @@ fn a11_process_vm() -> Outcome {
                     iov_base: span.addr as *mut libc::c_void,
                     iov_len: span.len,
                 });
-                let pid = std::process::id();
+                // The last argument is as wide as the stack's slot that it is passed in.
+                let (pid, flags) = (std::process::id(), 0u64);
                 // SAFETY: As above.
-                let count = unsafe { libc::syscall(call, pid, &local, 1, &remote, 1, 0) };
+                let count = unsafe { libc::syscall(call, pid, &local, 1, &remote, 1, flags) };
                 Ok(Errno::result(count))
             })?;
             ensure_eq!(seen, want, "{name} from page {first}");

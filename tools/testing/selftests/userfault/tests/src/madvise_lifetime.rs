@@ -172,8 +172,7 @@ fn a14_mremap_grows() -> Outcome {
     let old = area.pages(0..2);
     old.fill_pages(1);
     old.mark()?;
-    // SAFETY: Within the area, which is never borrowed.
-    unsafe { libc::munmap(area.page(2).addr as *mut libc::c_void, 2 * page()) };
+    area.pages(2..4).unmap()?;
     ensure_eq!(old.mremap(area.len, 0, 0).context("mremap")?, *area);
     ensure!(is_marked(*area)?, "the part that was added is not marked");
     old.check_pages(1)?;
@@ -226,8 +225,7 @@ fn a14_mremap_dontunmap() -> Outcome {
 /// A14: a stack that grows is marked in its new part: the touch that grew it is SIGBUS.
 fn a14_growing_stack() -> Outcome {
     let room = Area::pages(1024)?;
-    // SAFETY: Ours, and never borrowed.
-    unsafe { libc::munmap(room.addr as *mut libc::c_void, room.len) };
+    room.unmap()?;
     let start = room.page(1000).addr;
     // SAFETY: The place was just freed.
     let stack = unsafe {

@@ -66,8 +66,7 @@ fn a9_process_madvise_that_fails() -> Outcome {
     let file = Area::pages(1)?;
     special::map_over(*file, &memfd(1)?)?;
     let gap = Area::pages(1)?;
-    // SAFETY: Ours, and never borrowed.
-    unsafe { libc::munmap(gap.addr as *mut libc::c_void, gap.len) };
+    gap.unmap()?;
     let odd = Span::new(first.addr + 1, page());
 
     for (fd, flags, bad, error) in [

@@ -33,6 +33,17 @@ impl Entry {
         self.0 & 1 << 55 != 0
     }
 
+    /// Mainline's userfaultfd write-protects it, or watches every access to it.
+    pub fn watched(self) -> bool {
+        self.0 & 1 << 57 != 0
+    }
+
+    /// The place in swap.
+    pub fn swap_place(self) -> anyhow::Result<u64> {
+        ensure!(self.swapped(), "not in swap: {self:x?}");
+        Ok(self.0 & ((1 << 55) - 1))
+    }
+
     /// Nothing at all is there.
     pub fn hole(self) -> bool {
         !self.present() && !self.swapped() && !self.guard()
@@ -73,6 +84,14 @@ pub fn frames(span: Span) -> anyhow::Result<Vec<u64>> {
     entries(span)?
         .into_iter()
         .map(|entry| entry.pfn())
+        .collect()
+}
+
+/// Where all pages of a range are in swap.
+pub fn swap_places(span: Span) -> anyhow::Result<Vec<u64>> {
+    entries(span)?
+        .into_iter()
+        .map(|entry| entry.swap_place())
         .collect()
 }
 

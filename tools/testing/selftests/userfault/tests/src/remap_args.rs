@@ -195,11 +195,8 @@ fn a20_not_inside_one_vma() -> Outcome {
     refused(dst.pages(1..3), other_src.pages(1..3))?;
 
     // The first two pages are memory, the next is none.
-    // SAFETY: Within the areas, which are never borrowed.
-    unsafe {
-        libc::munmap(other_dst.page(2).addr as *mut libc::c_void, 2 * page());
-        libc::munmap(other_src.page(2).addr as *mut libc::c_void, 2 * page());
-    }
+    other_dst.pages(2..4).unmap()?;
+    other_src.pages(2..4).unmap()?;
     let len = 3 * page();
     for (dst, src) in [
         (other_dst.addr, src.addr),

@@ -2,26 +2,27 @@
 
 //! Pages that cannot be moved, since another one has them too: EBUSY, and they stay.
 
+use crate::gup::Pin;
 use crate::harness::{Outcome, Skip};
 use crate::knobs::{ksm_number, set_ksm};
 use crate::ksm;
-use crate::proc::{ensure_entries, ensure_holes, ensure_present, entry};
+use crate::proc::{ensure_holes, ensure_present, entries, entry};
 use crate::process::{must_pass_in_child, Holder};
-use crate::special::{huge_pages, is_huge};
+use crate::special::{huge_pages, is_huge, pipe_with};
 use crate::sys::{page, remap, remap_all, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
-use io_uring::IoUring;
 use nix::errno::Errno;
 use std::time::{Duration, Instant};
 
 /// The move is refused with EBUSY, under any flags, and changes nothing.
-fn ensure_busy(src: Span) -> Outcome {
+pub fn ensure_busy(src: Span) -> Outcome {
     let dst = Area::pages(src.nr_pages())?;
+    let before = entries(src)?;
     for flags in [0, RAP_ALLOW_SRC_HOLES] {
         ensure_eq!(remap(*dst, src, flags), Err(Errno::EBUSY), "flags {flags}");
     }
-    ensure_present(src)?;
+    ensure_eq!(entries(src)?, before);
     ensure_holes(*dst)
 }
 
@@ -185,40 +186,12 @@ fn a26_zero_page() -> Outcome {
     dst.page(1).check_zero()
 }
 
-/// Memory that the kernel may write into at any time: registered with io_uring.
-struct Pin(IoUring);
-
-impl Pin {
-    fn new(span: Span) -> anyhow::Result<Self> {
-        let ring = match IoUring::new(2) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
-                return Err(Skip("no io_uring in this kernel to pin pages with".into()).into());
-            }
-            ring => ring.context("io_uring")?,
-        };
-        let buffer = libc::iovec {
-            iov_base: span.addr as *mut libc::c_void,
-            iov_len: span.len,
-        };
-        // SAFETY: The memory of an area is never borrowed, and lives longer.
-        unsafe { ring.submitter().register_buffers(&[buffer]) }.context("register_buffers")?;
-        Ok(Self(ring))
-    }
-
-    fn release(self) -> Outcome {
-        self.0
-            .submitter()
-            .unregister_buffers()
-            .context("unregister_buffers")
-    }
-}
-
-/// Waits until a page that was pinned moves: the pin may go away a little later.
-fn moves_soon(src: Span) -> anyhow::Result<Area> {
+/// Moves what was pinned: the pin may go away a little later.
+pub fn moves_soon(dst: Span, src: Span) -> Outcome {
     const LIMIT: Duration = Duration::from_secs(10);
     let start = Instant::now();
     loop {
-        match ensure_moves(src) {
+        match remap_all(dst, src) {
             Err(error) if start.elapsed() > LIMIT => return Err(error),
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
             moved => return moved,
@@ -234,7 +207,9 @@ fn a26_pinned_page() -> Outcome {
     ensure_moves(src.page(0))?.check(1)?;
     ensure_moves(src.page(2))?.check(3)?;
     pin.release()?;
-    moves_soon(src.page(1))?.check(2)
+    let dst = Area::pages(1)?;
+    moves_soon(*dst, src.page(1))?;
+    dst.check(2)
 }
 
 /// A26: a page whose folio is pinned anywhere stays where it is, and the folio whole.
@@ -244,37 +219,24 @@ fn a26_page_of_a_pinned_huge_page() -> Outcome {
     ensure_busy(src.pages(5..6))?;
     ensure_busy(src.pages(100..102))?;
     pin.release()?;
-    moves_soon(src.pages(100..102))?.check_pages(101)?;
+    let dst = Area::pages(2)?;
+    moves_soon(*dst, src.pages(100..102))?;
+    dst.check_pages(101)?;
     src.pages(0..100).check_pages(1)
 }
 
 /// A26: what the kernel merely reads at the moment does not lose its content.
 fn a26_page_in_a_pipe() -> Outcome {
-    use std::io::Read;
-    use std::os::fd::AsRawFd;
-
     let (src, dst) = (Area::filled(1, 1)?, Area::pages(1)?);
-    let (reader, writer) = nix::unistd::pipe().context("pipe")?;
-    let part = libc::iovec {
-        iov_base: src.addr as *mut libc::c_void,
-        iov_len: src.len,
-    };
-    // SAFETY: The memory of an area is never borrowed.
-    let spliced = unsafe { libc::vmsplice(writer.as_raw_fd(), &part, 1, 0) };
-    ensure_eq!(spliced, src.len as isize, "vmsplice");
+    let pipe = pipe_with(*src)?;
     let place = match remap(*dst, *src, 0) {
         Ok(_) => &dst,
         Err(Errno::EBUSY) => &src,
         Err(error) => anyhow::bail!("remap_anon_pages: {error}"),
     };
     place.check(1)?;
-    let mut bytes = vec![0; page()];
-    std::fs::File::from(reader)
-        .read_exact(&mut bytes)
-        .context("read")?;
-    let want = place.load().expect("it is there");
-    ensure_eq!(bytes[0], want, "the pipe's first byte");
-    ensure_entries(**place, "present", |entry| entry.present())
+    ensure_eq!(pipe.bytes()?, place.bytes(), "in the pipe");
+    ensure_present(**place)
 }
 
 register!(

@@ -7,9 +7,8 @@ use crate::proc::{clear_soft_dirty, ensure_holes, ensure_present, entry, frames}
 use crate::process::{must_pass_in_child, Holder};
 use crate::special::{huge_pages, huge_zero_pages, pages_of_folios};
 use crate::sys::{page, pmd, remap_all, Area, Map, Span, RW};
-use crate::{ensure_eq, register, swap};
+use crate::{ensure_eq, frame, register, swap};
 use anyhow::{ensure, Context};
-use nix::errno::Errno;
 
 /// A26: a page is moved, not copied: it keeps its frame.
 fn a26_same_frame() -> Outcome {
@@ -127,27 +126,9 @@ fn a43_reclaim_with_a_child() -> Outcome {
 
 /// A43: a moved page migrates to another frame, so that its users are found at the new place.
 fn a43_migration_afterwards() -> Outcome {
-    const MADV_SOFT_OFFLINE: i32 = 101;
     let (dst, src) = (Area::pages(2)?, Area::filled(2, 1)?);
     remap_all(*dst, *src)?;
-    let before = frames(*dst)?;
-    let first = dst.page(0);
-    match first.advise(MADV_SOFT_OFFLINE) {
-        Ok(()) => {
-            ensure!(frames(*dst)?[0] != before[0], "it has not migrated");
-            // Give the frame back where there is a way to; else one page is lost until the end.
-            let unpoison = "/sys/kernel/debug/hwpoison/unpoison-pfn";
-            let _ = std::fs::write(unpoison, before[0].to_string());
-        }
-        Err(Errno::EINVAL) => {
-            let compact = "/proc/sys/vm/compact_memory";
-            if !std::path::Path::new(compact).exists() {
-                crate::skip!("this kernel neither offlines pages nor compacts memory");
-            }
-            std::fs::write(compact, "1").context(compact)?;
-        }
-        Err(error) => anyhow::bail!("MADV_SOFT_OFFLINE: {error}"),
-    }
+    frame::migrate(dst.page(0))?;
     dst.check_pages(1)?;
     ensure_holes(*src)
 }

@@ -2,7 +2,7 @@
 
 //! What lies at the destination and at the source: EEXIST first, then what the source says.
 
-use crate::content::{Content, SWAP_SOURCE};
+use crate::content::Content;
 use crate::fail::FailNth;
 use crate::harness::{rounds, Outcome};
 use crate::knobs::set_thp;
@@ -131,30 +131,41 @@ fn a25_guard_marker_at_source() -> Outcome {
     Ok(())
 }
 
-/// A25: a poisoned page at the source is EFAULT, holes allowed or not.
-fn a25_poison_at_source() -> Outcome {
+/// Poisons a page, or skips the test; `call` finds it so.
+fn with_poison<T>(part: Span, call: impl FnOnce() -> T) -> anyhow::Result<T> {
     const MADV_HWPOISON: i32 = 100;
-    let (dst, src) = (Area::pages(1)?, Area::filled(1, 1)?);
-    let pfn = crate::proc::entry(*src)?.pfn()?;
-    match src.advise(MADV_HWPOISON) {
+    let pfn = crate::proc::entry(part)?.pfn()?;
+    match part.advise(MADV_HWPOISON) {
         Err(Errno::EINVAL) => crate::skip!("this kernel has no memory failures"),
         done => done.context("MADV_HWPOISON")?,
     }
-    let seen = BOTH_FLAGS.map(|flags| remap(*dst, *src, flags));
+    let seen = call();
     // Give the frame back where there is a way to; without it, one page is lost until the end.
     let _ = std::fs::write("/sys/kernel/debug/hwpoison/unpoison-pfn", pfn.to_string());
+    Ok(seen)
+}
+
+/// A25: a poisoned page at the source is EFAULT, holes allowed or not.
+fn a25_poison_at_source() -> Outcome {
+    let (dst, src) = (Area::pages(1)?, Area::filled(1, 1)?);
+    let seen = with_poison(*src, || BOTH_FLAGS.map(|flags| remap(*dst, *src, flags)))?;
     ensure_eq!(seen, [Err(Errno::EFAULT); 2]);
     Ok(())
 }
 
-/// A25: a page in swap at the source: see `SWAP_SOURCE`.
-fn a25_swap_entry_at_source() -> Outcome {
-    let (dst, src) = (Area::pages(2)?, Area::filled(2, 1)?);
-    crate::swap::out(*src)?;
-    let want = SWAP_SOURCE.map(|()| src.len);
-    ensure_eq!(remap(*dst, *src, 0), want);
-    let place = if want.is_ok() { &dst } else { &src };
-    place.check_pages(1)
+/// A25, A27: poison in a huge page splits it: what lies before it moves, and what lies after it.
+fn a25_poison_in_a_huge_page() -> Outcome {
+    const AT: usize = 100;
+    let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
+    let parts = [0..512, AT..512, AT + 1..512];
+    let seen = with_poison(src.page(AT), || {
+        parts.map(|part| remap(dst.pages(part.clone()), src.pages(part), 0))
+    })?;
+    let want = [Ok(AT * page()), Err(Errno::EFAULT), Ok((511 - AT) * page())];
+    ensure_eq!(seen, want);
+    ensure_holes(dst.page(AT))?;
+    dst.pages(0..AT).check_pages(1)?;
+    dst.pages(AT + 1..512).check_pages(2 + AT as u32)
 }
 
 /// A23: a huge page at the destination, at its start and in its middle.
@@ -294,5 +305,5 @@ register!(
     a25_source_decides,
     a25_guard_marker_at_source,
     a25_poison_at_source,
-    a25_swap_entry_at_source,
+    a25_poison_in_a_huge_page,
 );

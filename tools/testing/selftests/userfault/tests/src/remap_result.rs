@@ -25,12 +25,7 @@ const TIB: usize = 1 << 40;
 /// A30, A31: the bytes before an obstacle are moved and counted; the rest tells the reason.
 fn a30_a31_short_count_then_the_reason() -> Outcome {
     const PAGES: usize = 6;
-    for source in [
-        Content::Hole,
-        Content::Forked,
-        Content::Guard,
-        Content::Swapped,
-    ] {
+    for source in [Content::Hole, Content::Forked, Content::Guard] {
         let Err(reason) = source.moves(0) else {
             continue;
         };
@@ -93,8 +88,8 @@ fn a30_length_on_success() -> Outcome {
     Ok(())
 }
 
-/// A29: pages that are reclaimed, migrated or protected meanwhile never make it EAGAIN, and what
-/// is said to be moved is.
+/// A29, A27: pages that are reclaimed and migrated meanwhile are waited for, not refused: all of
+/// them move, in whatever state they are.
 fn a29_never_eagain() -> Outcome {
     const PAGES: usize = 64;
     const TIME: Duration = Duration::from_secs(5);
@@ -114,32 +109,15 @@ fn a29_never_eagain() -> Outcome {
             }
             Ok(())
         });
-        let deadline = Instant::now() + 3 * TIME;
         let moved = rounds(TIME).try_for_each(|round| {
             let (from, to) = (round as usize % 2, (round as usize + 1) % 2);
-            move_stubbornly(*areas[to], *areas[from], deadline)
+            remap_all(*areas[to], *areas[from])?;
+            areas[to].check_pages(1)
         });
         done.store(true, Ordering::Relaxed);
         disturber.join().expect("no panic")?;
         moved
     })
-}
-
-/// Moves all pages, page by page where it must be, bringing back those that are in swap.
-fn move_stubbornly(dst: Span, src: Span, deadline: Instant) -> Outcome {
-    let mut done = 0;
-    while done < src.nr_pages() {
-        let end = src.nr_pages();
-        match remap(dst.pages(done..end), src.pages(done..end), 0) {
-            Ok(moved) => done += moved / page(),
-            Err(Errno::EBUSY) => {
-                ensure!(Instant::now() < deadline, "EBUSY for ever at page {done}");
-                ensure!(src.page(done).load().is_ok(), "page {done} is lost");
-            }
-            Err(error) => anyhow::bail!("remap_anon_pages at page {done}: {error}"),
-        }
-    }
-    dst.check_pages(1)
 }
 
 /// A29: a fatal signal ends the call, however much is left to do.

@@ -2,12 +2,15 @@
 
 //! Several threads at once: nobody sees half a page, and no page is lost.
 
+use crate::frame::Splits;
 use crate::harness::{rounds, Outcome};
 use crate::proc::{ensure_holes, entries};
-use crate::sys::{page, remap, remap_all, Area, Map, Span};
+use crate::special::{huge_pages, huge_zero_pages, pages_of_folios};
+use crate::sys::{page, pmd, remap, remap_all, Area, Map, Span};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Barrier;
 use std::thread::ScopedJoinHandle;
@@ -36,11 +39,12 @@ fn observe(span: Span, seed: u32, done: &AtomicBool) -> Outcome {
 }
 
 /// A37: a thread that reads the destination faults, or sees the whole page.
-fn observed_moves(pages_per_move: usize) -> Outcome {
+fn observed_moves(pages_per_move: usize, source: impl Fn(u32) -> anyhow::Result<Area>) -> Outcome {
     const PAGES: usize = 512;
     for round in rounds(TIME) {
         let seed = 1 + round * PAGES as u32;
-        let (dst, src) = (Area::marked(PAGES)?, Area::filled(PAGES, seed)?);
+        let (dst, src) = (Map::pages(PAGES).align(pmd()).map()?, source(seed)?);
+        dst.mark()?;
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| -> Outcome {
             let observers: Vec<_> = (0..2)
@@ -63,12 +67,18 @@ fn observed_moves(pages_per_move: usize) -> Outcome {
 
 /// A37: page by page.
 fn a37_whole_pages_one_by_one() -> Outcome {
-    observed_moves(1)
+    observed_moves(1, |seed| Ok(Area::filled(512, seed)?))
 }
 
 /// A37: in runs, for which translations are flushed once.
 fn a37_whole_pages_in_runs() -> Outcome {
-    observed_moves(64)
+    observed_moves(64, |seed| Ok(Area::filled(512, seed)?))
+}
+
+/// A37: as huge pages, and as folios of several pages.
+fn a37_whole_large_folios() -> Outcome {
+    observed_moves(512, |seed| huge_pages(1, seed))?;
+    observed_moves(32, |seed| pages_of_folios(64 << 10, seed))
 }
 
 /// A37: what another thread stores to the source while the call runs is in the page, or is in a
@@ -174,10 +184,9 @@ fn a39_two_destinations() -> Outcome {
     Ok(())
 }
 
-/// A39: moves to and fro between the same places: no deadlock, and every page is somewhere, once.
-fn a39_opposite_directions() -> Outcome {
-    const PAGES: usize = 32;
-    let areas = [Area::filled(PAGES, 1)?, Area::pages(PAGES)?];
+/// Moves to and fro between two areas by four threads, each part in turn: no deadlock, and every
+/// page is somewhere, once.
+fn opposite_directions(areas: [Area; 2], parts: &[Range<usize>]) -> Outcome {
     std::thread::scope(|scope| -> Outcome {
         let threads: Vec<_> = [(0, 1), (1, 0), (0, 1), (1, 0)]
             .into_iter()
@@ -185,9 +194,7 @@ fn a39_opposite_directions() -> Outcome {
                 let (src, dst) = (&areas[from], &areas[to]);
                 scope.spawn(move || -> Outcome {
                     for round in rounds(TIME) {
-                        let index = round as usize;
-                        let (first, count) = (index % PAGES, 1 + index % 3);
-                        let range = first..(first + count).min(PAGES);
+                        let range = parts[round as usize % parts.len()].clone();
                         match remap(dst.pages(range.clone()), src.pages(range), 0) {
                             Ok(_) | Err(Errno::EEXIST | Errno::ENOENT | Errno::EBUSY) => (),
                             Err(error) => anyhow::bail!("remap_anon_pages: {error}"),
@@ -213,6 +220,30 @@ fn a39_opposite_directions() -> Outcome {
         place.page(index).check(1 + index as u32)?;
     }
     Ok(())
+}
+
+/// A39: page by page, and a few at once.
+fn a39_opposite_directions() -> Outcome {
+    const PAGES: usize = 32;
+    let part = |first: usize| first..(first + 1 + first % 3).min(PAGES);
+    let parts: Vec<_> = (0..PAGES).map(part).collect();
+    opposite_directions([Area::filled(PAGES, 1)?, Area::pages(PAGES)?], &parts)
+}
+
+/// A39: huge pages, whole for as long as nobody takes a part of them; then also in parts.
+fn a39_opposite_directions_of_huge_pages() -> Outcome {
+    let areas = || -> anyhow::Result<_> { Ok([huge_pages(2, 1)?, Map::huge_pages(2).map()?]) };
+    let whole = [0..512, 512..1024, 0..1024];
+    let splits = Splits::now()?;
+    opposite_directions(areas()?, &whole).context("whole")?;
+    splits.ensure_no_more()?;
+    opposite_directions(areas()?, &[0..512, 512..1024, 500..530]).context("in parts")
+}
+
+/// A39: folios of several pages, whole and in parts.
+fn a39_opposite_directions_of_folios() -> Outcome {
+    let areas = [pages_of_folios(64 << 10, 1)?, Map::huge_pages(1).map()?];
+    opposite_directions(areas, &[0..16, 16..48, 480..512, 64..128, 70..75, 0..512])
 }
 
 /// A39, A43: moves while vmas come, go and split around them, so that the locks change.
@@ -257,8 +288,7 @@ fn a39_unmap_meanwhile() -> Outcome {
         let result = std::thread::scope(|scope| {
             scope.spawn(|| {
                 barrier.wait();
-                // SAFETY: The memory of an area is never borrowed.
-                unsafe { libc::munmap(dst.addr as *mut libc::c_void, dst.len) };
+                dst.unmap()
             });
             barrier.wait();
             remap(*dst, *src, 0)
@@ -278,7 +308,7 @@ fn a39_unmap_meanwhile() -> Outcome {
 /// at which its entry is exchanged for a table.
 fn a39_pieces_of_a_huge_zero_page() -> Outcome {
     for round in rounds(TIME) {
-        let src = crate::special::huge_zero_pages(1)?;
+        let src = huge_zero_pages(1)?;
         let dst = Map::huge_pages(1).map()?;
         let barrier = Barrier::new(2);
         let half = |first: usize| {
@@ -344,10 +374,13 @@ fn a39_mremap_between_the_same_tables() -> Outcome {
 register!(
     a37_whole_pages_one_by_one,
     a37_whole_pages_in_runs,
+    a37_whole_large_folios,
     a37_no_store_through_the_source_afterwards,
     a39_two_sources,
     a39_two_destinations,
     a39_opposite_directions,
+    a39_opposite_directions_of_huge_pages,
+    a39_opposite_directions_of_folios,
     a39_moves_while_vmas_change,
     a39_unmap_meanwhile,
     a39_pieces_of_a_huge_zero_page,

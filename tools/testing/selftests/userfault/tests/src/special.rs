@@ -9,6 +9,7 @@ use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd};
 use std::path::Path;
 
@@ -156,4 +157,35 @@ pub fn huge_zero_pages(count: usize) -> anyhow::Result<Area> {
     area.advise(libc::MADV_NOHUGEPAGE)
         .context("MADV_NOHUGEPAGE")?;
     Ok(area)
+}
+
+/// Pages of a range in a pipe: the kernel has references to them, but no pins.
+pub struct Pipe {
+    reader: File,
+    len: usize,
+}
+
+/// Puts the pages of a range, at most 16, into a pipe.
+pub fn pipe_with(span: Span) -> anyhow::Result<Pipe> {
+    let (reader, writer) = nix::unistd::pipe().context("pipe")?;
+    let part = libc::iovec {
+        iov_base: span.addr as *mut libc::c_void,
+        iov_len: span.len,
+    };
+    // SAFETY: The memory of an area is never borrowed.
+    let spliced = unsafe { libc::vmsplice(writer.as_raw_fd(), &part, 1, 0) };
+    ensure!(spliced as usize == span.len, "vmsplice: {spliced}");
+    Ok(Pipe {
+        reader: File::from(reader),
+        len: span.len,
+    })
+}
+
+impl Pipe {
+    /// What is in it.
+    pub fn bytes(mut self) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.len];
+        self.reader.read_exact(&mut bytes).context("read")?;
+        Ok(bytes)
+    }
 }

@@ -3,10 +3,11 @@
 //! Pages in swap.
 
 use crate::harness::{Outcome, Skip};
-use crate::knobs;
-use crate::proc::{ensure_entries, Entry};
+use crate::proc::{ensure_entries, frames, vmstat, Entry};
+use crate::special::pipe_with;
 use crate::sys::{page, Span};
-use anyhow::{bail, Context};
+use crate::{ensure_eq, frame, knobs};
+use anyhow::{bail, ensure, Context};
 use nix::errno::Errno;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
@@ -23,6 +24,37 @@ pub fn out(span: Span) -> Outcome {
     page_out_until(span, "in swap", Entry::swapped)
 }
 
+/// Moves pages of a range, at most 16, out to swap while a pipe holds them, so that they stay in
+/// memory, in the swap cache.  Returns their frames.
+pub fn out_to_cache(span: Span) -> anyhow::Result<Vec<u64>> {
+    let frames = frames(span)?;
+    let pipe = pipe_with(span)?;
+    out(span)?;
+    drop(pipe);
+    for pfn in &frames {
+        let cached = frame::in_swap_cache(*pfn)?;
+        ensure!(cached, "frame {pfn:#x} is not in the swap cache");
+    }
+    Ok(frames)
+}
+
+/// Lets a range that is in swap be read into the swap cache, as it is by readahead.
+pub fn read_ahead(span: Span) -> Outcome {
+    let before = vmstat("pswpin")?;
+    span.advise(libc::MADV_WILLNEED).context("MADV_WILLNEED")?;
+    let read = vmstat("pswpin")? - before;
+    ensure_eq!(read, span.nr_pages() as u64, "pages read");
+    ensure_entries(span, "in swap", Entry::swapped)
+}
+
+/// Fails if `call` has pages read in from swap.
+pub fn ensure_unread(call: impl FnOnce() -> Outcome) -> Outcome {
+    let before = vmstat("pswpin")?;
+    call()?;
+    ensure_eq!(vmstat("pswpin")?, before, "pages read from swap");
+    Ok(())
+}
+
 /// Asks for the range to be reclaimed until each of its entries is as wanted: a page that was just
 /// touched may be on a list of another CPU, where reclaim does not see it, until compaction empties
 /// those lists.
@@ -33,7 +65,7 @@ pub fn page_out_until(span: Span, what: &str, want: fn(Entry) -> bool) -> Outcom
         span.advise(libc::MADV_PAGEOUT).context("MADV_PAGEOUT")?;
         match ensure_entries(span, what, want) {
             Err(_) if start.elapsed() < LIMIT => {
-                fs::write("/proc/sys/vm/compact_memory", "1").context("compact_memory")?;
+                frame::compact()?;
                 std::thread::sleep(Duration::from_millis(20));
             }
             result => return result,
@@ -54,6 +86,11 @@ pub fn ensure_on() -> Outcome {
         false if Path::new("/dev/ram0").exists() => "/dev/ram0",
         false => return Err(Skip("no swap, and no device to make one".into()).into()),
     };
+    on(device)
+}
+
+/// Makes swap of a device and switches it on.
+pub fn on(device: &str) -> Outcome {
     write_header(device)?;
     let path = CString::new(device)?;
     // SAFETY: A valid string; the device is nobody's.
@@ -79,7 +116,7 @@ pub fn off() -> Outcome {
 }
 
 /// Where swap is on.
-fn devices() -> anyhow::Result<Vec<String>> {
+pub fn devices() -> anyhow::Result<Vec<String>> {
     match fs::read_to_string("/proc/swaps") {
         Ok(text) => Ok(text
             .lines()
@@ -92,19 +129,24 @@ fn devices() -> anyhow::Result<Vec<String>> {
 }
 
 /// What mkswap writes: a version, the last page's number, and the signature at the page's end.
-fn write_header(device: &'static str) -> Outcome {
+fn write_header(device: &str) -> Outcome {
     const SIGNATURE: &[u8] = b"SWAPSPACE2";
     const INFO: usize = 1024;
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .open(device)
-        .context(device)?;
-    let size = fs::read_to_string(device.replace("/dev/", "/sys/class/block/") + "/size")?;
-    let pages = size.trim().parse::<u64>()? * 512 / page() as u64;
+        .with_context(|| device.to_owned())?;
+    let pages = device_bytes(device)? / page() as u64;
     let mut header = vec![0; page()];
     header[INFO..INFO + 4].copy_from_slice(&1u32.to_ne_bytes());
     header[INFO + 4..INFO + 8].copy_from_slice(&u32::try_from(pages - 1)?.to_ne_bytes());
     header[page() - SIGNATURE.len()..].copy_from_slice(SIGNATURE);
-    file.write_all_at(&header, 0).context(device)
+    file.write_all_at(&header, 0)
+        .with_context(|| device.to_owned())
+}
+
+/// How large a device is.
+pub fn device_bytes(device: &str) -> anyhow::Result<u64> {
+    Ok(512 * knobs::number(&(device.replace("/dev/", "/sys/class/block/") + "/size"))?)
 }

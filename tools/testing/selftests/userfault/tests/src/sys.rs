@@ -150,6 +150,13 @@ impl Span {
         }
     }
 
+    /// `munmap`.
+    pub fn unmap(self) -> nix::Result<()> {
+        // SAFETY: As in `advise()`.
+        let ret = unsafe { libc::munmap(self.addr as *mut libc::c_void, self.len) };
+        Errno::result(ret).map(drop)
+    }
+
     /// `mlock2`.
     pub fn lock(self, flags: u32) -> nix::Result<()> {
         // SAFETY: As in `advise()`.
@@ -402,7 +409,6 @@ impl Deref for Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
-        // SAFETY: It is ours, and it is never borrowed.
-        unsafe { libc::munmap(self.around.addr as *mut libc::c_void, self.around.len) };
+        let _ = self.around.unmap();
     }
 }

@@ -183,14 +183,20 @@ pub fn register_rwp(span: Span) -> anyhow::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Write-protects a range where nothing is, which leaves markers until the descriptor is closed.
+/// Write-protects a range: what is there, and what is not by markers, until the descriptor is
+/// closed.
 pub fn write_protect(span: Span) -> anyhow::Result<OwnedFd> {
     let fd = register_wp(span)?;
+    write_protect_part(&fd, span)?;
+    Ok(fd)
+}
+
+/// Write-protects a part of what is registered for that.
+pub fn write_protect_part(fd: &OwnedFd, span: Span) -> anyhow::Result<()> {
     let mut arg = WriteProtect {
         start: span.addr as u64,
         len: span.len as u64,
         mode: UFFDIO_WRITEPROTECT_MODE_WP,
     };
-    ioctl(&fd, 0x06, &mut arg).context("UFFDIO_WRITEPROTECT")?;
-    Ok(fd)
+    ioctl(fd, 0x06, &mut arg).context("UFFDIO_WRITEPROTECT")
 }
