@@ -77,6 +77,20 @@ pub fn rounds(time: Duration) -> impl Iterator<Item = u32> {
     (0..).take_while(move |round| *round == 0 || start.elapsed() < time)
 }
 
+/// Numbers that look random and are the same in every run.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    /// The next one, which is less than the limit.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
+        ((self.0 >> 33) as usize) % limit
+    }
+}
+
 /// All tests, in the order of their items.
 pub fn all_tests() -> Vec<&'static Test> {
     let mut tests: Vec<_> = inventory::iter::<Test>.into_iter().collect();

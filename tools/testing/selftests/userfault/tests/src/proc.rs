@@ -200,7 +200,7 @@ pub fn vmas_of(process: impl Display) -> anyhow::Result<Vec<Vma>> {
 /// The vmas that have memory in a range.
 pub fn vmas_in(span: Span) -> anyhow::Result<Vec<Vma>> {
     let mut vmas = vmas()?;
-    vmas.retain(|vma| vma.span.addr < span.end() && span.addr < vma.span.end());
+    vmas.retain(|vma| vma.span.overlaps(span));
     Ok(vmas)
 }
 

@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 /// How a child ended.
@@ -137,6 +138,13 @@ fn report(writer: OwnedFd, code: impl FnOnce() -> Outcome) -> ! {
     let _ = File::from(writer).write_all(message.as_bytes());
     // SAFETY: Ends the process; no destructor of the parent's may run here.
     unsafe { libc::_exit(status) }
+}
+
+/// Waits for a thread and takes over what it said.
+pub fn join(thread: ScopedJoinHandle<'_, Outcome>) -> Outcome {
+    thread
+        .join()
+        .unwrap_or_else(|panic| bail!("panic: {}", panic_text(&*panic)))
 }
 
 /// What a panic, of this thread or of one that was joined, has said.

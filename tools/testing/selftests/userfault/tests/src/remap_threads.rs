@@ -5,6 +5,7 @@
 use crate::frame::Splits;
 use crate::harness::{rounds, Outcome};
 use crate::proc::{ensure_holes, entries};
+use crate::process::join;
 use crate::special::{huge_pages, huge_zero_pages, pages_of_folios};
 use crate::sys::{page, pmd, remap, remap_all, Area, Map, Span};
 use crate::{ensure_eq, register};
@@ -13,17 +14,10 @@ use nix::errno::Errno;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Barrier;
-use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 /// How long each of these tests goes on.
 const TIME: Duration = Duration::from_secs(4);
-
-fn join(thread: ScopedJoinHandle<'_, Outcome>) -> Outcome {
-    thread.join().unwrap_or_else(|panic| {
-        anyhow::bail!("panic: {}", crate::process::panic_text(&*panic));
-    })
-}
 
 /// Waits for a page to come, then checks all of it, from its last word to its first.
 fn observe(span: Span, seed: u32, done: &AtomicBool) -> Outcome {

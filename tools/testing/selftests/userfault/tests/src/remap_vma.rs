@@ -2,7 +2,7 @@
 
 //! Vmas: never changed, whatever moves in them; one or two of them, marked or not.
 
-use crate::harness::{rounds, Outcome};
+use crate::harness::{rounds, Numbers, Outcome};
 use crate::proc::{ensure_holes, ensure_present, status_kib, vma_of, vmas, vmas_in, Vma};
 use crate::sys::{page, remap, remap_all, Area, Map, Span, MADV_NOUSERFAULT, RAP_ALLOW_SRC_HOLES};
 use crate::touch::Fault;
@@ -10,19 +10,6 @@ use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use std::time::Duration;
-
-/// Numbers that look random and are the same in every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(0x1405_7b7e_f767_814f);
-        ((self.0 >> 33) as usize) % limit
-    }
-}
 
 /// Where the vma is, and what it is like, without what depends on its content.
 fn shape(vma: &Vma) -> (Span, String, Vec<String>) {

@@ -92,6 +92,11 @@ impl Span {
         self.addr + self.len
     }
 
+    /// Whether it has memory in common with another one.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.addr < other.end() && other.addr < self.end()
+    }
+
     /// How many pages it has.
     pub fn nr_pages(self) -> usize {
         self.len / page()
