@@ -41,6 +41,23 @@ pub fn map_over(span: Span, file: &File) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Puts memory without access in the place of what was mapped there, which is unmapped.
+pub fn unmap(span: Span) -> anyhow::Result<()> {
+    // SAFETY: The memory of an area is never borrowed.
+    let mapped = unsafe {
+        libc::mmap(
+            span.addr as *mut libc::c_void,
+            span.len,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
+            -1,
+            0,
+        )
+    };
+    ensure!(mapped as usize == span.addr, "mmap: {}", Errno::last());
+    Ok(())
+}
+
 /// Shared anonymous memory.
 pub fn shared_anonymous(pages: usize) -> anyhow::Result<Area> {
     let map = Map::pages(pages).flags(libc::MAP_SHARED | libc::MAP_ANONYMOUS);

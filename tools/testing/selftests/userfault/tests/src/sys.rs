@@ -169,6 +169,13 @@ impl Span {
         Errno::result(ret).map(drop)
     }
 
+    /// `munlock`.
+    pub fn unlock(self) -> nix::Result<()> {
+        // SAFETY: As in `advise()`.
+        let ret = unsafe { libc::munlock(self.addr as *const libc::c_void, self.len) };
+        Errno::result(ret).map(drop)
+    }
+
     /// `mseal`.
     pub fn seal(self) -> nix::Result<()> {
         const NR_MSEAL: i64 = 462;
@@ -256,8 +263,8 @@ impl Span {
     }
 }
 
-/// Never 0.
-fn pattern(seed: u32, index: usize) -> u64 {
+/// What `fill()` writes to a word.  Never 0.
+pub fn pattern(seed: u32, index: usize) -> u64 {
     !(u64::from(seed) << 32 | index as u64)
 }
 

@@ -2,8 +2,8 @@
 
 //! Accesses to memory that may raise a signal, and what was raised.
 //!
-//! Two functions in assembly hold one access each, as their first instruction.  When it faults, the
-//! signal handler notes what happened and lets the function go on at its other end.
+//! Three functions in assembly hold one access each, as their first instruction.  When it faults,
+//! the signal handler notes what happened and lets the function go on at its other end.
 
 use nix::sys::signal::Signal;
 use std::cell::Cell;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Once;
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!("touch.rs: write the two accesses for this architecture");
+compile_error!("touch.rs: write the accesses for this architecture");
 
 std::arch::global_asm!(
     "uft_load:",
@@ -19,6 +19,10 @@ std::arch::global_asm!(
     "    ret",
     "uft_store:",
     "    mov byte ptr [rdi], sil",
+    "    xor eax, eax",
+    "    ret",
+    "uft_copy:",
+    "    rep movsq",
     "    xor eax, eax",
     "    ret",
     "uft_fault:",
@@ -29,6 +33,8 @@ std::arch::global_asm!(
 extern "C" {
     fn uft_load(addr: usize) -> u32;
     fn uft_store(addr: usize, value: u8) -> u32;
+    /// The instruction takes its three operands from where these arguments are passed.
+    fn uft_copy(to: *mut u64, from: usize, unused: usize, words: usize) -> u32;
     fn uft_fault();
 }
 
@@ -85,6 +91,17 @@ pub fn store(addr: usize, value: u8) -> Result<(), Fault> {
     install();
     // SAFETY: A fault is handled, and the areas under test are never borrowed.
     let seen = unsafe { uft_store(addr, value) };
+    if seen == FAULTED {
+        return Err(take_last());
+    }
+    Ok(())
+}
+
+/// Reads words, as many as there is room for, from the first to the last.
+pub fn copy(to: &mut [u64], from: usize) -> Result<(), Fault> {
+    install();
+    // SAFETY: There is room; a fault of the other side is handled.
+    let seen = unsafe { uft_copy(to.as_mut_ptr(), from, 0, to.len()) };
     if seen == FAULTED {
         return Err(take_last());
     }
@@ -149,6 +166,7 @@ extern "C" fn on_fault(
     if [
         uft_load as *const () as usize,
         uft_store as *const () as usize,
+        uft_copy as *const () as usize,
     ]
     .contains(&(*pc as usize))
     {
