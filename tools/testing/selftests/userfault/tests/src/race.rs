@@ -94,6 +94,28 @@ impl Race {
         Self::new(Area::filled(pages, 1)?, Area::pages(pages)?, 1)
     }
 
+    /// So many small pages, and as many places for them in the same vma.
+    pub fn in_one_vma(pages: usize) -> anyhow::Result<Self> {
+        let area = Area::pages(2 * pages)?;
+        let areas = [area.pages(0..pages), area.pages(pages..2 * pages)];
+        areas[0].fill_pages(1);
+        Self::between(areas, vec![area], 1)
+    }
+
+    /// Small pages of which many are equal.
+    pub fn equal(pages: usize, kinds: usize) -> anyhow::Result<Self> {
+        let full = Area::pages(pages)?;
+        for (index, part) in full.each_page().enumerate() {
+            part.fill(1 + (index % kinds) as u32);
+        }
+        let race = Self::new(full, Area::pages(pages)?, 1)?;
+        Ok(Self {
+            kinds,
+            stores: false,
+            ..race
+        })
+    }
+
     /// As many folios of 64 KiB as lie in one table on both sides, where the other side is not
     /// aligned to them.  They move whole.
     pub fn folios() -> anyhow::Result<Self> {
