@@ -46,6 +46,7 @@ mod remap_huge;
 mod remap_moved;
 mod remap_occupied;
 mod remap_race_calls;
+mod remap_race_large;
 mod remap_race_memory;
 mod remap_result;
 mod remap_swap;

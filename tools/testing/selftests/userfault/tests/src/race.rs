@@ -8,12 +8,13 @@
 
 use crate::ensure_eq;
 use crate::harness::{rounds, Numbers, Outcome};
+use crate::knobs::set_thp;
 use crate::process::join;
 use crate::race_check::Counts;
 use crate::special::{huge_pages, pages_of_folios};
 use crate::sys::{page, pattern, pmd, remap, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
 use crate::touch::{self, Fault};
-use anyhow::{bail, ensure};
+use anyhow::{bail, ensure, Context};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::ops::Range;
@@ -127,6 +128,24 @@ impl Race {
             .advise(libc::MADV_DONTNEED)?;
         let areas = [full.pages(0..pages), empty.pages(OFFSET..OFFSET + pages)];
         Self::between(areas, vec![full, empty], SIZE / page())
+    }
+
+    /// Small pages in the room of a huge page that they may become, which they do only while all of
+    /// them are there.
+    pub fn to_collapse() -> anyhow::Result<Self> {
+        const PAUSE: Duration = Duration::from_millis(1);
+        set_thp("enabled", "madvise")?;
+        let (full, empty) = (Map::huge_pages(1).map()?, Map::huge_pages(1).map()?);
+        full.fill_pages(1);
+        let race = Self::new(full, empty, 1)?;
+        for area in race.areas {
+            area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+        }
+        Ok(Self {
+            longest: 32,
+            home: Some(PAUSE),
+            ..race
+        })
     }
 
     /// So many huge pages, which move whole.

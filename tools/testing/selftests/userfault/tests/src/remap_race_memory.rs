@@ -30,7 +30,7 @@ fn while_counting(counter: &str, run: impl FnOnce() -> Outcome) -> Outcome {
 }
 
 /// Takes the pages of both areas out to swap, again and again.
-fn reclaimed_meanwhile(mut race: Race) -> Outcome {
+pub fn reclaimed_meanwhile(mut race: Race) -> Outcome {
     swap::ensure_on()?;
     race.allowed.extend(SWAP_SOURCE.err());
     while_counting("pswpout", || {
@@ -88,7 +88,7 @@ fn a43_migration_meanwhile() -> Outcome {
 }
 
 /// Migrates both areas to and fro between two nodes.  A move waits for it.
-fn migrated_meanwhile(race: Race) -> Outcome {
+pub fn migrated_meanwhile(race: Race) -> Outcome {
     numa::ensure_two_nodes()?;
     let mut node = 0;
     while_counting("pgmigrate_success", || {
