@@ -4,12 +4,13 @@
 
 use kernel::{
     mm::{
+        mmu_notifier::RangeRoom,
         pgtable::HugeKind,
         pmd_pair::{
             Huge,
             PmdPair, //
         },
-        run::Notified, //
+        run::Run, //
     },
     prelude::*, //
 };
@@ -19,18 +20,21 @@ use crate::remap_anon_pages::{
     Stop, //
 };
 
-/// Moves a huge page, or the huge zero page, with its deposited page table, under the locks of both
-/// slots and with one TLB flush.
-pub(crate) fn move_huge(notified: &Notified<'_>) -> Result<(), Stop> {
-    // Something may have come to the destination.
-    let mut pair = PmdPair::lock(notified).ok_or(Stop::NoTable)?;
-
-    match pair.source() {
+/// Moves the huge page, or the huge zero page, that is all of a run, with its deposited page table,
+/// under the locks of both slots and with one TLB flush.
+///
+/// Fails with `Stop::NoTable` where there is none, or something at the destination. May sleep.
+#[cold]
+pub(crate) fn move_huge(run: Run<'_>) -> Result<(), Stop> {
+    let mut room = RangeRoom::new();
+    let notified = run.notify(&mut room);
+    let moved = PmdPair::with(&notified, |pair| match pair.source() {
         Huge::Page(page) => move_exclusive(page),
         Huge::ZeroPage(page) => Ok(page.place()),
         Huge::Other(HugeKind::Migration) => Err(Stop::Migrating),
         Huge::Other(HugeKind::Shared) => Err(Stop::Error(EBUSY)),
         Huge::Other(HugeKind::Other) => Err(Stop::Error(EFAULT)),
-        Huge::Other(_) => Err(Stop::NoTable),
-    }
+        Huge::Other(HugeKind::Gone | HugeKind::ZeroPage) => Err(Stop::NoTable),
+    });
+    moved.unwrap_or(Err(Stop::NoTable))
 }

@@ -104,7 +104,7 @@ const PAUSE: Delta = Delta::from_millis(1);
 #[inline]
 pub(crate) fn remap_anon_pages(dst: usize, src: usize, len: usize, flags: usize) -> Result<usize> {
     let mut call = Remap {
-        request: Request::new(dst, src, len, flags, in_compat_syscall())?,
+        request: Request::new(dst, src, len, flags, in_compat_syscall).ok_or(EINVAL)?,
         moved: 0,
         tried: (0, 0),
     };
@@ -204,23 +204,16 @@ impl Remap {
         }
     }
 
-    /// Locks the two vmas, or the mmap lock where that cannot be done at once.
+    /// Locks the two vmas, or the mmap lock where that cannot be done at once, or is not enough.
     #[inline(always)]
     fn lock<'a>(&self, mm: &'a MmWithUser) -> Result<Locked<'a>> {
-        let src = self.src().start;
-        if let Some(dst) = mm.lock_vma_at(self.dst().start) {
-            if dst.has_anon_vma() {
-                if (dst.start()..dst.end()).contains(&src) {
-                    return Ok(Locked::Vmas(dst, None));
-                }
-                // The second lock is only tried: whoever wants to write-lock both may already have
-                // one and wait for the other.
-                if let Some(src) = mm.lock_vma_at(src) {
-                    return Ok(Locked::Vmas(dst, Some(src)));
-                }
+        match mm.lock_two_vmas(self.dst().start, self.src().start) {
+            Some((dst, src)) if dst.has_anon_vma() => Ok(Locked::Vmas(dst, src)),
+            vmas => {
+                drop(vmas);
+                Ok(Locked::Mmap(mm.mmap_read_lock_killable()?))
             }
         }
-        Ok(Locked::Mmap(mm.mmap_read_lock_killable()?))
     }
 
     /// Finds the two vmas under the mmap lock, and gives the destination's an anon_vma, for which
@@ -234,12 +227,11 @@ impl Remap {
         Ok((dst, src))
     }
 
-    /// Checks that what is left lies in vmas between which pages may move.
+    /// Checks that what is left, the beginning of which is in these vmas, is all in them, and that
+    /// pages may move between them.
     #[inline(always)]
     fn check_vmas<'a>(&self, dst: &'a VmaRef, src: &'a VmaRef) -> Result<Vmas<'a>> {
-        let src_left = self.src().start..self.request.whole_src().end;
-        let dst_left = self.dst().start..self.request.whole_dst().end;
-        if !src.contains(&src_left) || !dst.contains(&dst_left) {
+        if self.request.whole_src().end > src.end() || self.request.whole_dst().end > dst.end() {
             return Err(EINVAL);
         }
         let vmas = Vmas {
@@ -247,7 +239,7 @@ impl Remap {
             dst: dst.as_private_anonymous().ok_or(EINVAL)?,
         };
         // A page must not become accessible in another way by moving.
-        if !src.same_access(dst) || !src.is_accessible() || src.is_mlocked() != dst.is_mlocked() {
+        if src.is_mlocked() != dst.is_mlocked() || !src.same_access(dst) || !src.is_accessible() {
             return Err(EINVAL);
         }
         // To take pages out is to discard them, to put pages in is to write.
@@ -280,7 +272,8 @@ impl Remap {
         }
     }
 
-    /// Moves what one pair of pte tables allows, under their locks and with one TLB flush.
+    /// Moves a huge page, or what one pair of pte tables allows, under their locks and with one TLB
+    /// flush.
     #[inline(always)]
     fn move_run(&mut self, vmas: Vmas<'_>) -> Stop {
         let src = vmas.src.range(self.request.own_src(self.moved));
@@ -290,18 +283,22 @@ impl Remap {
         let Some(run) = Run::find(dst, src) else {
             return Stop::NoTable;
         };
-        let (mut range, mut room) = (RangeRoom::new(), FolioRoom::new());
+        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+        if run.is_whole_slot() {
+            match move_huge(run) {
+                Ok(()) => {
+                    self.moved = self.moved.wrapping_add(pmd_size());
+                    return Stop::End;
+                }
+                Err(Stop::NoTable) => {}
+                Err(stop) => return stop,
+            }
+        }
+        let mut range = RangeRoom::new();
         let notified = run.notify(&mut range);
+        let mut room = FolioRoom::new();
         let moved = PtePair::with(&notified, &mut room, |pair| self.move_entries(pair));
-        let (stop, done) = match moved {
-            Some(moved) => moved,
-            #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
-            None if run.is_whole_slot() => match move_huge(&notified) {
-                Ok(()) => (Stop::End, pmd_size()),
-                Err(stop) => (stop, 0),
-            },
-            None => (Stop::NoTable, 0),
-        };
+        let (stop, done) = moved.unwrap_or((Stop::NoTable, 0));
         self.moved = self.moved.wrapping_add(done);
         stop
     }
@@ -415,6 +412,7 @@ impl Remap {
             match to {
                 Entry::Table(to) if !to.free_empty_table() => {}
                 Entry::Table(_) => return Ok(Step::Continue),
+                // There will be a slot then.
                 _ => return dst.alloc_pmd().map(|_| Step::Continue),
             }
         }
@@ -427,7 +425,7 @@ impl Remap {
                     HugeKind::Migration => from.wait_for_migration(),
                     HugeKind::Shared => return Err(EBUSY),
                     HugeKind::Other => return Err(EFAULT),
-                    HugeKind::Gone | HugeKind::Exclusive => {}
+                    HugeKind::Gone => {}
                 }
                 Ok(Step::Continue)
             }

@@ -48,24 +48,28 @@ pub(crate) enum Action {
 }
 
 impl Request {
-    /// Checks the arguments. `compat`: they come from a 32-bit program.
+    /// Checks the arguments; `None` where one is wrong. `compat` says whether they come from a 32-bit
+    /// program.
     pub(crate) fn new(
         dst: usize,
         src: usize,
         len: usize,
         flags: usize,
-        compat: bool,
-    ) -> Result<Self> {
+        compat: impl FnOnce() -> bool,
+    ) -> Option<Self> {
         if (src | dst | len) & !PAGE_MASK != 0 {
-            return Err(EINVAL);
+            return None;
         }
         if flags & !ALLOW_SRC_HOLES != 0 || len == 0 {
-            return Err(EINVAL);
+            return None;
         }
-        let limit = if compat { len.min(COMPAT_MAX) } else { len };
-        Ok(Self {
-            dst: dst..dst.checked_add(len).ok_or(EINVAL)?,
-            src: src..src.checked_add(len).ok_or(EINVAL)?,
+        let limit = match len > COMPAT_MAX && compat() {
+            true => COMPAT_MAX,
+            false => len,
+        };
+        Some(Self {
+            dst: dst..dst.checked_add(len)?,
+            src: src..src.checked_add(len)?,
             allow_holes: flags & ALLOW_SRC_HOLES != 0,
             limit,
             // A source behind the destination is as far before it as can be.
@@ -156,45 +160,54 @@ mod tests {
     const DST: usize = 0x10_0000 * PAGE_SIZE;
     const SRC: usize = 0x20_0000 * PAGE_SIZE;
 
-    fn request(dst: usize, src: usize, pages: usize, flags: usize) -> Result<Request> {
-        Request::new(dst, src, pages * PAGE_SIZE, flags, false)
+    fn request(dst: usize, src: usize, pages: usize, flags: usize) -> Option<Request> {
+        Request::new(dst, src, pages * PAGE_SIZE, flags, || false)
     }
 
     #[test]
     fn a19_misaligned() {
-        assert!(request(DST, SRC, 1, 0).is_ok());
-        assert_eq!(request(DST + 1, SRC, 1, 0), Err(EINVAL));
-        assert_eq!(request(DST, SRC + PAGE_SIZE / 2, 1, 0), Err(EINVAL));
-        assert_eq!(Request::new(DST, SRC, PAGE_SIZE - 1, 0, false), Err(EINVAL));
+        assert!(request(DST, SRC, 1, 0).is_some());
+        assert_eq!(request(DST + 1, SRC, 1, 0), None);
+        assert_eq!(request(DST, SRC + PAGE_SIZE / 2, 1, 0), None);
+        assert_eq!(Request::new(DST, SRC, PAGE_SIZE - 1, 0, || false), None);
     }
 
     #[test]
     fn a19_empty_and_wrapping() {
         let last = usize::MAX & PAGE_MASK;
-        assert_eq!(request(DST, SRC, 0, 0), Err(EINVAL));
-        assert_eq!(request(last, SRC, 1, 0), Err(EINVAL));
-        assert_eq!(request(DST, last, 1, 0), Err(EINVAL));
-        assert_eq!(Request::new(DST, SRC, last, 0, false), Err(EINVAL));
-        assert!(request(last - PAGE_SIZE, SRC, 1, 0).is_ok());
+        assert_eq!(request(DST, SRC, 0, 0), None);
+        assert_eq!(request(last, SRC, 1, 0), None);
+        assert_eq!(request(DST, last, 1, 0), None);
+        assert_eq!(Request::new(DST, SRC, last, 0, || false), None);
+        assert!(request(last - PAGE_SIZE, SRC, 1, 0).is_some());
     }
 
     #[test]
     fn a18_flags() {
-        assert!(request(DST, SRC, 1, ALLOW_SRC_HOLES).is_ok());
-        assert_eq!(request(DST, SRC, 1, 1 << 1), Err(EINVAL));
-        assert_eq!(request(DST, SRC, 1, ALLOW_SRC_HOLES | 1 << 63), Err(EINVAL));
+        assert!(request(DST, SRC, 1, ALLOW_SRC_HOLES).is_some());
+        assert_eq!(request(DST, SRC, 1, 1 << 1), None);
+        assert_eq!(request(DST, SRC, 1, ALLOW_SRC_HOLES | 1 << 63), None);
     }
 
     #[test]
     fn a30_limit_of_32_bit_programs() -> Result {
         let len = 1 << 31;
-        assert_eq!(Request::new(DST, SRC, len, 0, false)?.limit(), len);
         assert_eq!(
-            Request::new(DST, SRC, len, 0, true)?.limit(),
+            Request::new(DST, SRC, len, 0, || false)
+                .ok_or(EINVAL)?
+                .limit(),
+            len
+        );
+        assert_eq!(
+            Request::new(DST, SRC, len, 0, || true)
+                .ok_or(EINVAL)?
+                .limit(),
             len - PAGE_SIZE
         );
         assert_eq!(
-            Request::new(DST, SRC, PAGE_SIZE, 0, true)?.limit(),
+            Request::new(DST, SRC, PAGE_SIZE, 0, || true)
+                .ok_or(EINVAL)?
+                .limit(),
             PAGE_SIZE
         );
         Ok(())
@@ -202,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_is_left() -> Result {
-        let request = request(DST, SRC, 4, 0)?;
+        let request = request(DST, SRC, 4, 0).ok_or(EINVAL)?;
         assert_eq!(request.dst(0), *request.whole_dst());
         assert_eq!(request.src(0), *request.whole_src());
         assert_eq!(request.dst(PAGE_SIZE), DST + PAGE_SIZE..DST + 4 * PAGE_SIZE);
@@ -213,7 +226,7 @@ mod tests {
     #[test]
     fn a25_eexist_beats_everything() -> Result {
         for flags in [0, ALLOW_SRC_HOLES] {
-            let request = request(DST, SRC, 4, flags)?;
+            let request = request(DST, SRC, 4, flags).ok_or(EINVAL)?;
             for kind in [
                 PteKind::None,
                 PteKind::ZeroPage,
@@ -230,8 +243,8 @@ mod tests {
 
     #[test]
     fn a25_a27_the_source_decides() -> Result {
-        let strict = request(DST, SRC, 4, 0)?;
-        let lax = request(DST, SRC, 4, ALLOW_SRC_HOLES)?;
+        let strict = request(DST, SRC, 4, 0).ok_or(EINVAL)?;
+        let lax = request(DST, SRC, 4, ALLOW_SRC_HOLES).ok_or(EINVAL)?;
         assert_eq!(strict.action(true, PteKind::None), Action::Fail(ENOENT));
         assert_eq!(lax.action(true, PteKind::None), Action::Skip);
         for request in [strict, lax] {
@@ -248,16 +261,16 @@ mod tests {
     #[test]
     fn a40_overlapping_ranges() -> Result {
         // The destination lies two pages above the source: what is put there is met again.
-        let up = request(SRC + 2 * PAGE_SIZE, SRC, 8, ALLOW_SRC_HOLES)?;
+        let up = request(SRC + 2 * PAGE_SIZE, SRC, 8, ALLOW_SRC_HOLES).ok_or(EINVAL)?;
         assert_eq!(up.own_src(0), SRC..SRC + 2 * PAGE_SIZE);
         assert_eq!(up.own_src(PAGE_SIZE).len(), PAGE_SIZE);
         assert!(up.own_src(2 * PAGE_SIZE).is_empty());
         assert!(up.own_src(7 * PAGE_SIZE).is_empty());
         // What is moved onto itself is what is in its own way.
-        assert!(request(SRC, SRC, 8, 0)?.own_src(0).is_empty());
+        assert!(request(SRC, SRC, 8, 0).ok_or(EINVAL)?.own_src(0).is_empty());
         // Below it, or apart, a page is met as the source only.
         for dst in [SRC - 2 * PAGE_SIZE, SRC + 8 * PAGE_SIZE, DST] {
-            let request = request(dst, SRC, 8, 0)?;
+            let request = request(dst, SRC, 8, 0).ok_or(EINVAL)?;
             for moved in [0, 3 * PAGE_SIZE, 7 * PAGE_SIZE] {
                 assert_eq!(request.own_src(moved), request.src(moved));
             }
@@ -269,14 +282,21 @@ mod tests {
     fn a33_place_for_a_huge_page() -> Result {
         let (pages, huge) = (8, 8 * PAGE_SIZE);
         let fits = |dst, src, len, moved: usize| -> Result<bool> {
-            Ok(request(dst, src, len, 0)?.fits_huge(moved, huge))
+            Ok(request(dst, src, len, 0)
+                .ok_or(EINVAL)?
+                .fits_huge(moved, huge))
         };
         assert!(fits(DST, SRC, pages, 0)?);
         assert!(!fits(DST, SRC, pages - 1, 0)?);
         assert!(!fits(DST + PAGE_SIZE, SRC, 2 * pages, 0)?);
         assert!(!fits(DST, SRC + PAGE_SIZE, 2 * pages, 0)?);
         assert!(!fits(DST + PAGE_SIZE, SRC + PAGE_SIZE, 2 * pages, 0)?);
-        assert!(fits(DST + PAGE_SIZE, SRC + PAGE_SIZE, 2 * pages, huge - PAGE_SIZE)?);
+        assert!(fits(
+            DST + PAGE_SIZE,
+            SRC + PAGE_SIZE,
+            2 * pages,
+            huge - PAGE_SIZE
+        )?);
         assert!(!fits(DST, SRC, 2 * pages - 1, huge)?);
         // What overlaps is not the source's own.
         assert!(fits(SRC + huge, SRC, 2 * pages, 0)?);

@@ -139,7 +139,8 @@ pub fn tests(
     let Reports { kunit, tests: tap } = reports;
     let mut command = vec!["userfault-tests".to_string()];
     command.extend(names.iter().cloned());
-    let words = "kunit.autorun=1 kunit.filter_glob=rust_userfault*";
+    // Two nodes, so that pages can migrate.
+    let words = "numa=fake=2 kunit.autorun=1 kunit.filter_glob=rust_userfault*";
     let guest = Guest { words, minutes: 30, ..Guest::new(objects, name, programs, command) };
     let console = guest.boot(ctx, |line| match line {
         Line::Program(text) if tap.line(text) || text.starts_with('#') => ctx.ui.note(text),

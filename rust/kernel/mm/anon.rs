@@ -13,7 +13,6 @@ use crate::{
     bindings,
     error::{
         code::EINVAL,
-        from_err_ptr,
         to_result,
         Result, //
     },
@@ -33,10 +32,7 @@ use crate::{
 };
 use core::{
     ops::Range,
-    ptr::{
-        self,
-        NonNull, //
-    },
+    ptr, //
 };
 
 /// Mappings that hold something else than ordinary pages, or hold them in another way: the kernel
@@ -102,9 +98,10 @@ impl VmaRef {
     #[inline]
     pub fn same_access(&self, other: &VmaRef) -> bool {
         // SAFETY: `pgprot_val` is always safe to call.
-        (self.flags() ^ other.flags()) & ACCESS == 0 && unsafe {
-            bindings::pgprot_val(self.page_prot()) == bindings::pgprot_val(other.page_prot())
-        }
+        (self.flags() ^ other.flags()) & ACCESS == 0
+            && unsafe {
+                bindings::pgprot_val(self.page_prot()) == bindings::pgprot_val(other.page_prot())
+            }
     }
 
     /// The bits that the vma gives to every page-table entry: protection, caching, protection key.
@@ -283,42 +280,76 @@ impl MmWithUser {
         })
     }
 
-    /// Locks the vma at `address` for reading, if it can be had at once, as
-    /// [`lock_vma_under_rcu`](Self::lock_vma_under_rcu) does.
+    /// Locks the vmas at two addresses for reading, if they can be had at once; the second is none
+    /// where it is the first.
     ///
-    /// Costs less where nothing is in the way: the search is for one entry of the tree of vmas, not
-    /// for what lies around it. Does not sleep.
+    /// Does not sleep, and waits for nobody: whoever wants to write-lock both may already have one.
+    /// Costs less than [`lock_vma_under_rcu`](Self::lock_vma_under_rcu), since the search is for one
+    /// entry of the tree of vmas, not for what lies around it.
+    #[cfg(CONFIG_PER_VMA_LOCK)]
     #[inline(always)]
-    pub fn lock_vma_at(&self, address: usize) -> Option<VmaReadGuard<'_>> {
-        #[cfg(CONFIG_PER_VMA_LOCK)]
-        {
-            // SAFETY: The mm is valid. What the tree holds stays under the RCU read lock, and
-            // `vma_start_read` sees whether it is still in use; where it fails, it has given that
-            // lock up.
-            let vma = unsafe {
-                bindings::rcu_read_lock();
-                let vma = bindings::mtree_load(&raw mut (*self.as_raw()).__bindgen_anon_1.mm_mt, address);
-                if vma.is_null() {
-                    bindings::rcu_read_unlock();
-                    return None;
-                }
-                bindings::vma_start_read(self.as_raw(), vma.cast())
-            };
-            if let Ok(Some(vma)) = from_err_ptr(vma).map(NonNull::new) {
-                // SAFETY: The lock is held by now, which keeps the vma.
-                let guard = unsafe {
-                    bindings::rcu_read_unlock();
-                    VmaReadGuard {
-                        vma: VmaRef::from_raw(vma.as_ptr()),
-                        _nts: NotThreadSafe,
-                    }
-                };
-                if (guard.start()..guard.end()).contains(&address) {
-                    return Some(guard);
-                }
+    pub fn lock_two_vmas(
+        &self,
+        first: usize,
+        second: usize,
+    ) -> Option<(VmaReadGuard<'_>, Option<VmaReadGuard<'_>>)> {
+        // SAFETY: `lock_vma_at` has it given up where it fails.
+        unsafe { bindings::rcu_read_lock() };
+        // SAFETY: The RCU read lock is held.
+        let one = unsafe { self.lock_vma_at(first) }?;
+        let other = match (one.start()..one.end()).contains(&second) {
+            true => None,
+            // SAFETY: As above.
+            false => Some(unsafe { self.lock_vma_at(second) }?),
+        };
+        // SAFETY: It was taken above, and is held where nothing failed.
+        unsafe { bindings::rcu_read_unlock() };
+        Some((one, other))
+    }
+
+    /// Without locks of vmas: never.
+    #[cfg(not(CONFIG_PER_VMA_LOCK))]
+    pub fn lock_two_vmas(
+        &self,
+        _first: usize,
+        _second: usize,
+    ) -> Option<(VmaReadGuard<'_>, Option<VmaReadGuard<'_>>)> {
+        None
+    }
+
+    /// # Safety
+    ///
+    /// The RCU read lock must be held. It is given up where this fails.
+    #[cfg(CONFIG_PER_VMA_LOCK)]
+    #[inline(always)]
+    unsafe fn lock_vma_at(&self, address: usize) -> Option<VmaReadGuard<'_>> {
+        // SAFETY: The mm is valid. What the tree holds stays under the RCU read lock, and
+        // `vma_start_read` sees whether it is still in use; where it fails, it gives that lock up.
+        let vma = unsafe {
+            let tree = &raw mut (*self.as_raw()).__bindgen_anon_1.mm_mt;
+            let vma = bindings::mtree_load(tree, address);
+            if vma.is_null() {
+                bindings::rcu_read_unlock();
+                return None;
             }
+            bindings::vma_start_read(self.as_raw(), vma.cast())
+        };
+        // Neither an error nor null.
+        if vma.addr().wrapping_sub(1) >= (-(bindings::MAX_ERRNO as isize) - 1) as usize {
+            return None;
         }
-        self.lock_vma_under_rcu(address)
+        // INVARIANT: The lock is held by now, which keeps the vma.
+        let guard = VmaReadGuard {
+            // SAFETY: As above.
+            vma: unsafe { VmaRef::from_raw(vma) },
+            _nts: NotThreadSafe,
+        };
+        if address < guard.start() || address >= guard.end() {
+            // SAFETY: It is held.
+            unsafe { bindings::rcu_read_unlock() };
+            return None;
+        }
+        Some(guard)
     }
 
     /// Does what a read of `address` by the program would: brings back what is in swap.
@@ -332,9 +363,7 @@ impl MmWithUser {
         let mut unlocked = false;
         // SAFETY: The mmap lock is held, and is again where it was given up meanwhile. Nothing that
         // it protects is used.
-        to_result(unsafe {
-            bindings::fixup_user_fault(self.as_raw(), address, 0, &mut unlocked)
-        })
+        to_result(unsafe { bindings::fixup_user_fault(self.as_raw(), address, 0, &mut unlocked) })
     }
 }
 

@@ -9,8 +9,8 @@
 use crate::{
     alloc::{
         flags::{
-            GFP_NOWAIT,
             __GFP_NOWARN, //
+            GFP_NOWAIT,
         },
         KVec,
     },
@@ -25,11 +25,8 @@ use crate::{
             Exclusive,
             Unit, //
         },
-        pgtable::PteKind,
-        pte_pair::{
-            is_exclusive,
-            PtePair, //
-        },
+        pgtable::is_exclusive,
+        pte_pair::PtePair, //
     },
     sync::aref::ARef,
 };
@@ -43,7 +40,7 @@ pub struct FolioRoom([MaybeUninit<bindings::pte_t>; FEW]);
 
 impl FolioRoom {
     /// Makes room. Costs nothing.
-    #[inline]
+    #[inline(always)]
     pub const fn new() -> Self {
         Self([MaybeUninit::uninit(); FEW])
     }
@@ -116,7 +113,7 @@ impl<'p, 'a> FolioPart<'p, 'a> {
         let src = self.pair.src_entry(ahead);
         // SAFETY: The first looks at a value. Where it is this frame, the entry, which is locked,
         // maps an anonymous page, so that there is a `struct page`.
-        src.kind() == PteKind::Present
+        src.is_page()
             && unsafe {
                 bindings::pte_pfn(src.0) as usize == self.pfn + ahead
                     && is_exclusive(bindings::pfn_to_page(self.pfn + ahead))

@@ -27,7 +27,7 @@ pub struct RangeRoom(MaybeUninit<bindings::mmu_notifier_range>);
 
 impl RangeRoom {
     /// Makes room. Costs nothing.
-    #[inline]
+    #[inline(always)]
     pub const fn new() -> Self {
         Self(MaybeUninit::uninit())
     }

@@ -87,6 +87,16 @@ impl Pte {
         }
     }
 
+    /// Whether the entry holds a page, as [`kind`](Self::kind) says; costs less.
+    #[inline(always)]
+    pub(super) fn is_page(self) -> bool {
+        if !cfg!(CONFIG_ARCH_HAS_PTE_SPECIAL) {
+            return self.kind() == PteKind::Present;
+        }
+        // SAFETY: These functions look at a value and are always safe to call.
+        unsafe { bindings::pte_present(self.0) != 0 && bindings::pte_special(self.0) == 0 }
+    }
+
     /// Whether the entry holds nothing. Looks at the value alone, so it needs no lock.
     #[inline]
     pub fn is_none(self) -> bool {
@@ -228,13 +238,11 @@ impl<'a> AnonRange<'a> {
     }
 }
 
-/// What an entry for a huge page holds.
+/// What a slot holds that is no huge page which is mapped there and nowhere else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HugeKind {
     /// The huge zero page.
     ZeroPage,
-    /// A page that is mapped here and nowhere else, and not pinned for DMA.
-    Exclusive,
     /// A page that is shared or pinned.
     Shared,
     /// A page that is being migrated.
@@ -268,36 +276,39 @@ impl<'a> Pmd<'a> {
         self.range.vma().mm().as_raw()
     }
 
-    /// What the slot holds, and the value that says so.
+    /// What the slot holds, and the folio of an exclusive page.
     ///
     /// # Safety
     ///
-    /// The slot's lock must be held.
-    pub(super) unsafe fn huge_kind_locked(&self) -> (HugeKind, bindings::pmd_t) {
+    /// The slot's lock must be held, and the entry be left as it is, for as long as the folio is
+    /// used.
+    #[inline(always)]
+    pub(super) unsafe fn huge_locked<'f>(&self) -> Result<&'f Folio, HugeKind> {
         // SAFETY: The slot is valid by the type invariants. A page that it maps stays, since the
-        // lock is held.
+        // lock is held. Ordinary private anonymous memory has no pages but anonymous ones.
         unsafe {
             let val = bindings::pmdp_get_lockless(self.pmd);
-            let kind = if bindings::pmd_none(val) != 0 {
-                HugeKind::Gone
-            } else if bindings::pmd_present(val) == 0 {
-                match bindings::pmd_is_migration_entry(val) {
-                    true => HugeKind::Migration,
-                    false => HugeKind::Other,
+            if bindings::pmd_present(val) != 0 && bindings::pmd_leaf(val) {
+                if bindings::is_huge_zero_pmd(val) {
+                    return Err(HugeKind::ZeroPage);
                 }
-            } else if !bindings::pmd_leaf(val) {
-                HugeKind::Gone
-            } else if bindings::is_huge_zero_pmd(val) {
-                HugeKind::ZeroPage
-            } else {
+                // What a pmd maps is the head of its folio.
                 let page = bindings::pmd_page(val);
-                let folio = Folio::from_raw(bindings::page_folio(page));
-                match bindings::PageAnonExclusive(page) != 0 && !folio.maybe_dma_pinned() {
-                    true => HugeKind::Exclusive,
-                    false => HugeKind::Shared,
-                }
-            };
-            (kind, val)
+                let folio = Folio::from_raw(page.cast());
+                return match is_exclusive(page) && !folio.maybe_dma_pinned() {
+                    true => Ok(folio),
+                    false => Err(HugeKind::Shared),
+                };
+            }
+            Err(
+                if bindings::pmd_none(val) != 0 || bindings::pmd_present(val) != 0 {
+                    HugeKind::Gone
+                } else if bindings::pmd_is_migration_entry(val) {
+                    HugeKind::Migration
+                } else {
+                    HugeKind::Other
+                },
+            )
         }
     }
 
@@ -307,9 +318,9 @@ impl<'a> Pmd<'a> {
         // SAFETY: The slot is valid by the type invariants, and its lock is held in between.
         unsafe {
             let ptl = bindings::pmd_lock(self.mm(), self.pmd);
-            let (kind, _) = self.huge_kind_locked();
+            let movable = matches!(self.huge_locked(), Ok(_) | Err(HugeKind::ZeroPage));
             bindings::spin_unlock(ptl);
-            matches!(kind, HugeKind::Exclusive | HugeKind::ZeroPage)
+            movable
         }
     }
 
@@ -322,13 +333,10 @@ impl<'a> Pmd<'a> {
         // entry keeps the folio meanwhile.
         unsafe {
             let ptl = bindings::pmd_lock(self.mm(), self.pmd);
-            let huge = match self.huge_kind_locked() {
-                (HugeKind::Exclusive, val) => {
-                    let page = bindings::pmd_page(val);
-                    let folio = Folio::from_raw(bindings::page_folio(page));
-                    LockedFolio::try_lock(folio.into()).map_or_else(LockHuge::Contended, LockHuge::Locked)
-                }
-                (kind, _) => LockHuge::Not(kind),
+            let huge = match self.huge_locked() {
+                Ok(folio) => LockedFolio::try_lock(folio.into())
+                    .map_or_else(LockHuge::Contended, LockHuge::Locked),
+                Err(kind) => LockHuge::Not(kind),
             };
             bindings::spin_unlock(ptl);
             huge
@@ -534,4 +542,18 @@ pub(super) unsafe fn unlock_two(a: *mut bindings::spinlock_t, b: *mut bindings::
         }
         bindings::spin_unlock(a);
     }
+}
+
+/// Whether a page belongs to one mm alone, as `PageAnonExclusive()` for a page that is not of
+/// hugetlb.
+///
+/// # Safety
+///
+/// The page must be valid, anonymous and not of hugetlb.
+#[inline(always)]
+pub(super) unsafe fn is_exclusive(page: *mut bindings::page) -> bool {
+    // SAFETY: The caller promises that the page is valid. The bit changes under locks that the
+    // callers hold, others do not.
+    let flags = unsafe { ptr::read_volatile(&raw const (*page).flags.f) };
+    flags & 1 << bindings::pageflags_PG_anon_exclusive != 0
 }

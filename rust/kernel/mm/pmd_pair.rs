@@ -61,82 +61,67 @@ pub enum Huge<'p, 'a> {
 }
 
 impl<'a> PmdPair<'a> {
-    /// Locks the two slots of a run that is all that a slot maps.
+    /// Locks the two slots of a run that is all that a slot maps, and does `work` with them.
     ///
     /// Returns `None` for any other run, and where the destination's slot is not empty any more.
-    /// The locks are spinlocks: no sleeping until the pair is dropped. The caller holds no
-    /// page-table lock.
-    pub fn lock(notified: &'a Notified<'_>) -> Option<Self> {
-        let (dst, src) = (notified.run.dst, notified.run.src);
+    /// The locks are spinlocks: `work` may not sleep. The caller holds no page-table lock.
+    #[inline(always)]
+    pub fn with<R>(notified: &'a Notified<'_>, work: impl FnOnce(&mut Self) -> R) -> Option<R> {
+        let (dst, src) = (&notified.run.dst, &notified.run.src);
         if !notified.run.is_whole_slot() {
             return None;
         }
         let (mm, start) = (dst.mm(), src.range.start());
+        let end = start.wrapping_add(pmd_size());
         // SAFETY: The slots are valid by the type invariants of `Pmd`, and so are their locks; the
         // vma is locked.
-        let (dst_ptl, src_ptl) = unsafe {
-            bindings::flush_cache_range(
-                src.range.vma().as_ptr(),
-                start,
-                start.wrapping_add(pmd_size()),
-            );
-            let ptls = (
-                bindings::pmd_lockptr(mm, dst.pmd),
-                bindings::pmd_lockptr(mm, src.pmd),
-            );
-            lock_two(ptls.0, ptls.1);
-            ptls
+        let (dst_ptl, src_ptl, empty) = unsafe {
+            bindings::flush_cache_range(src.range.vma().as_ptr(), start, end);
+            let dst_ptl = bindings::pmd_lockptr(mm, dst.pmd);
+            let src_ptl = bindings::pmd_lockptr(mm, src.pmd);
+            lock_two(dst_ptl, src_ptl);
+            let empty = bindings::pmd_none(bindings::pmdp_get_lockless(dst.pmd)) != 0;
+            (dst_ptl, src_ptl, empty)
         };
-        let pair = Self {
-            dst,
-            src,
+        // INVARIANT: A run that long begins, in both slots, where the slot does. Both locks were
+        // taken. If the slot is not empty, the pair is not used.
+        let mut pair = Self {
+            dst: *dst,
+            src: *src,
             dst_ptl,
             src_ptl,
             moved: false,
             _notified: PhantomData,
             _nts: NotThreadSafe,
         };
-        // SAFETY: The slot is valid, and its lock is held.
-        let empty = unsafe { bindings::pmd_none(bindings::pmdp_get_lockless(dst.pmd)) } != 0;
-        // INVARIANT: A run that long begins, in both slots, where the slot does. Both locks were
-        // taken.
-        empty.then_some(pair)
+        empty.then(|| work(&mut pair))
     }
 
     /// What the source's slot holds.
+    #[inline(always)]
     pub fn source(&mut self) -> Huge<'_, 'a> {
-        // SAFETY: The slot is valid, and its lock is held.
-        let (kind, val) = unsafe { self.src.huge_kind_locked() };
-        let kind = match (kind, self.dst.range.rmap()) {
-            (HugeKind::ZeroPage, _) => return Huge::ZeroPage(HugeZeroPage { pair: self }),
-            (HugeKind::Exclusive, Some(rmap)) => {
-                // SAFETY: The entry is locked, so that the page that it maps stays. What maps it
-                // does not change but through a `Unit`, which moves the reference along.
-                let folio =
-                    unsafe { Folio::from_raw(bindings::page_folio(bindings::pmd_page(val))) };
-                // SAFETY: The entry maps all of the folio, exclusively. The locks are held and the
-                // destination's slot is none.
-                return Huge::Page(unsafe {
-                    Exclusive::new(folio, HugeEntry { pair: self, rmap })
-                });
-            }
+        // SAFETY: The slot's lock is held. The entry does not change but through a `Unit`, which
+        // moves the reference along.
+        match (unsafe { self.src.huge_locked() }, self.dst.range.rmap()) {
+            (Err(HugeKind::ZeroPage), _) => Huge::ZeroPage(HugeZeroPage { pair: self }),
+            (Err(kind), _) => Huge::Other(kind),
             // Without an anon_vma no page of its own can be mapped.
-            (HugeKind::Exclusive, None) => HugeKind::Shared,
-            (kind, _) => kind,
-        };
-        Huge::Other(kind)
+            (Ok(_), None) => Huge::Other(HugeKind::Gone),
+            // SAFETY: The entry maps all of the folio, exclusively. The locks are held and the
+            // destination's slot is none.
+            (Ok(folio), Some(rmap)) => {
+                Huge::Page(unsafe { Exclusive::new(folio, HugeEntry { pair: self, rmap }) })
+            }
+        }
     }
 
     /// Empties the source's slot, and returns what it held.
+    #[inline]
     fn clear_src(&mut self) -> bindings::pmd_t {
         // SAFETY: The slot is valid and locked, holds an entry for a huge page, and secondary MMUs
         // were told.
         unsafe {
-            bindings::pmdp_huge_get_and_clear(
-                self.src.mm(),
-                self.src.range.start(),
-                self.src.pmd,
-            )
+            bindings::pmdp_huge_get_and_clear(self.src.mm(), self.src.range.start(), self.src.pmd)
         }
     }
 
@@ -146,6 +131,7 @@ impl<'a> PmdPair<'a> {
     ///
     /// `pmd` must be made from what `clear_src` has taken out, and the reverse mapping of its folio,
     /// if it has one, must lead to the destination.
+    #[inline]
     unsafe fn set_dst(&mut self, pmd: bindings::pmd_t) {
         let mm = self.dst.mm();
         // SAFETY: Both slots are valid and locked. The source's has a table deposited, since it held
@@ -161,9 +147,10 @@ impl<'a> PmdPair<'a> {
 }
 
 impl Drop for PmdPair<'_> {
+    #[inline]
     fn drop(&mut self) {
         let start = self.src.range.start();
-        // SAFETY: `lock` took the locks; the vma is locked.
+        // SAFETY: `with` took the locks; the vma is locked.
         unsafe {
             if self.moved {
                 let end = start.wrapping_add(pmd_size());
@@ -176,6 +163,7 @@ impl Drop for PmdPair<'_> {
 
 /// Marks what moved for those who look for changes, and for a userfaultfd that wants to see the
 /// next access.
+#[inline]
 fn finish(vma: &VmaRef, mut pmd: bindings::pmd_t) -> bindings::pmd_t {
     // SAFETY: These functions look at a value, and at the vma, which is valid and locked.
     unsafe {
@@ -204,6 +192,7 @@ pub struct HugeEntry<'p, 'a> {
 unsafe impl Unit for HugeEntry<'_, '_> {
     type Old = bindings::pmd_t;
 
+    #[inline]
     fn clear(&mut self) -> Self::Old {
         self.pair.clear_src()
     }
@@ -215,10 +204,12 @@ unsafe impl Unit for HugeEntry<'_, '_> {
         unsafe { bindings::set_pmd_at(src.mm(), src.range.start(), src.pmd, *old) };
     }
 
+    #[inline]
     fn rmap(&self) -> AnonRmap {
         self.rmap
     }
 
+    #[inline]
     unsafe fn set(self, folio: &Folio) {
         let vma = self.pair.dst.range.vma();
         // SAFETY: The folio is valid; the rest looks at a value.

@@ -31,6 +31,7 @@ use crate::{
             Unit, //
         },
         pgtable::{
+            is_exclusive,
             lock_two,
             unlock_two,
             Pmd,
@@ -43,10 +44,7 @@ use crate::{
     page::PAGE_SHIFT,
     sync::rcu, //
 };
-use core::{
-    marker::PhantomData,
-    ptr, //
-};
+use core::marker::PhantomData;
 
 /// Two pte tables under their locks.
 ///
@@ -92,8 +90,10 @@ fn map<'a>(at: &Pmd<'a>, _rcu: &rcu::Guard) -> Option<(Side<'a>, bindings::pmd_t
     // after the RCU read lock is let go of.
     unsafe {
         let mut val = bindings::pmdp_get_lockless(at.pmd);
-        // A huge page is a bad table too.
-        if bindings::pmd_present(val) == 0 || bindings::pmd_bad(val) != 0 {
+        if bindings::pmd_leaf(val) || bindings::pmd_present(val) == 0 {
+            return None;
+        }
+        if bindings::pmd_bad(val) != 0 {
             return None;
         }
         let side = Side {
@@ -119,12 +119,12 @@ fn is_current(at: &Pmd<'_>, val: bindings::pmd_t) -> bool {
 fn template(vma: &VmaRef) -> bindings::pte_t {
     // SAFETY: These functions look at a value.
     let pte = unsafe {
-        let mut pte = bindings::pfn_pte(0, vma.page_prot());
-        if vma.is_writable() {
+        let pte = bindings::pte_mkyoung(bindings::pfn_pte(0, vma.page_prot()));
+        match vma.is_writable() {
             // The vma is no shadow stack.
-            pte = bindings::pte_mkwrite_novma(pte);
+            true => bindings::pte_mkdirty(bindings::pte_mkwrite_novma(pte)),
+            false => bindings::pte_mkdirty(pte),
         }
-        bindings::pte_mkyoung(bindings::pte_mkdirty(pte))
     };
     finish(vma, pte)
 }
@@ -149,8 +149,8 @@ impl<'a> PtePair<'a> {
     /// Maps and locks the tables of a run, and does `work` with them.
     ///
     /// Returns `None` where one of the slots names no table, and where the destination's vma has no
-    /// anon_vma. The locks are spinlocks: `work` may not
-    /// sleep until it drops the pair. The caller holds no page-table lock.
+    /// anon_vma. The locks are spinlocks: `work` may not sleep until it drops the pair. The caller
+    /// holds no page-table lock.
     #[inline(always)]
     pub fn with<R>(
         notified: &'a Notified<'_>,
@@ -431,7 +431,7 @@ impl<'p, 'a> EntryPair<'p, 'a> {
     /// destination's entry is not none.
     #[inline(always)]
     pub fn exclusive_page(self) -> Option<Mapped<'p, 'a>> {
-        if self.src.kind() != PteKind::Present || !self.dst.is_none() {
+        if !self.src.is_page() || !self.dst.is_none() {
             return None;
         }
         let rmap = self.pair.rmap();
@@ -466,20 +466,6 @@ impl<'p, 'a> EntryPair<'p, 'a> {
             }),
         })
     }
-}
-
-/// Whether a page belongs to one mm alone, as `PageAnonExclusive()` for a page that is not of
-/// hugetlb.
-///
-/// # Safety
-///
-/// The page must be valid, anonymous and not of hugetlb.
-#[inline(always)]
-pub(super) unsafe fn is_exclusive(page: *mut bindings::page) -> bool {
-    // SAFETY: The caller promises that the page is valid. The bit changes under locks that the
-    // callers hold, others do not.
-    let flags = unsafe { ptr::read_volatile(&raw const (*page).flags.f) };
-    flags & 1 << bindings::pageflags_PG_anon_exclusive != 0
 }
 
 /// A page that is mapped at the source and nowhere else.

@@ -23,6 +23,7 @@ use crate::{
 ///
 /// Both vmas are of one mm, and both slots map the `len` bytes from their first address on, which
 /// are in their ranges. `len` is a multiple of the page size, and not 0.
+#[derive(Clone, Copy)]
 pub struct Run<'a> {
     pub(super) dst: Pmd<'a>,
     pub(super) src: Pmd<'a>,

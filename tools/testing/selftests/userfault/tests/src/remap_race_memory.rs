@@ -4,7 +4,6 @@
 //! users of a page by way of the page, while that moves from one place to another and back.
 
 use crate::cgroup::Cgroup;
-use crate::content::SWAP_SOURCE;
 use crate::device::{took_some, Device};
 use crate::harness::Outcome;
 use crate::knobs::{self, ksm_number, set_ksm};
@@ -30,9 +29,8 @@ fn while_counting(counter: &str, run: impl FnOnce() -> Outcome) -> Outcome {
 }
 
 /// Takes the pages of both areas out to swap, again and again.
-pub fn reclaimed_meanwhile(mut race: Race) -> Outcome {
+pub fn reclaimed_meanwhile(race: Race) -> Outcome {
     swap::ensure_on()?;
-    race.allowed.extend(SWAP_SOURCE.err());
     while_counting("pswpout", || {
         race.run_for_a_while(|| {
             for area in &race.areas {
@@ -63,8 +61,7 @@ fn c46_reclaim_of_pages_there_and_back_in_one_vma() -> Outcome {
 fn c45_aging_meanwhile() -> Outcome {
     swap::ensure_on()?;
     let group = Cgroup::enter()?;
-    let mut race = Race::small(PAGES)?;
-    race.allowed.extend(SWAP_SOURCE.err());
+    let race = Race::small(PAGES)?;
     while_counting("pgscan_anon", || {
         race.run_for_a_while(|| {
             for area in &race.areas {
@@ -106,8 +103,7 @@ pub fn migrated_meanwhile(race: Race) -> Outcome {
 fn a43_compaction_meanwhile() -> Outcome {
     const COMPACT: &str = "/proc/sys/vm/compact_memory";
     swap::ensure_on()?;
-    let mut race = Race::small(PAGES)?;
-    race.allowed.extend(SWAP_SOURCE.err());
+    let race = Race::small(PAGES)?;
     while_counting("compact_migrate_scanned", || {
         race.run_for_a_while(|| {
             race.areas[0]
@@ -123,7 +119,6 @@ fn a43_compaction_meanwhile() -> Outcome {
 fn c13_vmas_change_while_a_move_waits() -> Outcome {
     swap::ensure_on()?;
     let mut race = Race::small(PAGES)?;
-    race.allowed.extend(SWAP_SOURCE.err());
     // A part of the range is in another vma for a moment.
     race.allowed.push(Errno::EINVAL);
     while_counting("pswpout", || {
