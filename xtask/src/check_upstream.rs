@@ -6,8 +6,8 @@
 //! Two kernels of one configuration, but for our options, run the same programs in the same guest,
 //! and each outcome is compared with its like. A test that fails on both is shown and is no
 //! difference; a program that dies, a guest that hangs, a kernel that complains is a failure on
-//! whichever kernel. What the pristine kernel said is kept in the cache, for as long as nothing
-//! changes that it depends on.
+//! whichever kernel. A suite that differs is run again, see tries.rs. What the pristine kernel said
+//! is kept in the cache, for as long as nothing changes that it depends on.
 
 use crate::cli::Config;
 use crate::console::Line;
@@ -15,12 +15,12 @@ use crate::ctx::Ctx;
 use crate::guest::Guest;
 use crate::kernel::{self, Kbuild};
 use crate::selftests::{self, Suite};
+use crate::tries::{Run, Tries};
 use crate::util::{read_text, write_if_changed};
-use crate::verdicts::{compare, Count, Reader, Said};
+use crate::verdicts::{Count, Reader};
 use crate::{initramfs, kconfig, state, toolchain, tree, worktree};
 use anyhow::{bail, Context, Result};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,14 +30,6 @@ const WORDS: &str = "numa=fake=2";
 const MEMORY: &str = "upstream";
 /// Two of them are not enough for the suite of migration.
 const PROCESSORS: u32 = 3;
-
-/// What a kernel's guest said.
-#[derive(Default, Serialize, Deserialize)]
-struct Run {
-    suites: BTreeMap<String, Said>,
-    /// The kernel's complaint, or why the guest was stopped.
-    trouble: Option<String>,
-}
 
 pub fn run(ctx: &Ctx) -> Result<()> {
     if ctx.config != Config::Plain {
@@ -52,8 +44,21 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     kernel::build(ctx)?;
     let (config, theirs) = pristine.run()?;
     same_configuration(ctx, &config)?;
-    let ours = boot(ctx, "ours", &ctx.objects(), &pristine.programs, &suites)?;
-    if report(&suites, &theirs, &ours) > 0 {
+    let ours = pristine.boot("ours", &ctx.objects(), &suites)?;
+    let mut tries = Tries::new(&suites, theirs, ours);
+    while let Some((nth, again)) = tries.again() {
+        let names: Vec<_> = again.iter().map(|s| s.name).collect();
+        ctx.ui.note(&format!("in trouble or not the same, so both kernels try again: {}", names.join(" ")));
+        // Of one whose results are known there may be no kernel.
+        pristine.build()?;
+        let theirs = pristine.boot(&format!("pristine-{nth}"), &pristine.kbuild.objects, &again)?;
+        let ours = pristine.boot(&format!("ours-{nth}"), &ctx.objects(), &again)?;
+        tries.add(theirs, ours);
+    }
+    pristine.remember(&(config, tries.theirs()))?;
+    let (text, failed) = tries.report();
+    print!("{text}");
+    if failed > 0 {
         // The report's last line is the last word; no error after it.
         std::process::exit(1);
     }
@@ -66,6 +71,7 @@ struct Pristine<'a> {
     suites: &'a [&'a Suite],
     kbuild: Kbuild,
     fragments: Vec<PathBuf>,
+    /// The last one is the list of suites, which the guest's script reads.
     programs: Vec<PathBuf>,
     /// A digest of all that its results depend on.
     key: String,
@@ -103,17 +109,35 @@ impl<'a> Pristine<'a> {
             ctx.ui.step("boot", "pristine: its results are known; FORCE=1 runs it again");
             return Ok(known);
         }
+        self.build()?;
+        let config = read_text(&self.kbuild.objects.join(".config"))?;
+        let said = (config, self.boot("pristine", &self.kbuild.objects, self.suites)?);
+        self.remember(&said)?;
+        Ok(said)
+    }
+
+    fn build(&self) -> Result<()> {
+        let ctx = self.ctx;
         ctx.ui.step("kernel", &format!("{}, pristine", ctx.arch.name()));
         kconfig::make(ctx, &self.kbuild, &self.fragments, true)?;
         let hint = "does upstream build with this compiler? The first error in the log matters";
-        self.kbuild.build(ctx, &["all"], 120, hint)?;
-        let config = read_text(&self.kbuild.objects.join(".config"))?;
-        let said = (config, boot(ctx, "pristine", &self.kbuild.objects, &self.programs, self.suites)?);
-        // One that got into trouble is worth another try.
+        self.kbuild.build(ctx, &["all"], 120, hint)
+    }
+
+    /// Keeps what it said, but for one that got into trouble, which is worth another try.
+    fn remember(&self, said: &(String, Run)) -> Result<()> {
         if said.1.trouble.is_none() && said.1.suites.values().all(|s| s.trouble().is_none()) {
-            state::remember(ctx, MEMORY, &self.key, &said)?;
+            state::remember(self.ctx, MEMORY, &self.key, said)?;
         }
-        Ok(said)
+        Ok(())
+    }
+
+    /// Runs suites on one of the kernels.
+    fn boot(&self, name: &str, objects: &Path, suites: &[&Suite]) -> Result<Run> {
+        if let Some(list) = self.programs.last() {
+            write_if_changed(list, selftests::list(suites).as_bytes())?;
+        }
+        boot(self.ctx, name, objects, &self.programs, suites)
     }
 }
 
@@ -168,60 +192,4 @@ fn boot(ctx: &Ctx, name: &str, objects: &Path, programs: &[PathBuf], suites: &[&
     end(reading, None);
     run.trouble = booted.err().map(|e| format!("{e:#}"));
     Ok(run)
-}
-
-/// Prints what came of it. How many things failed.
-fn report(suites: &[&Suite], theirs: &Run, ours: &Run) -> usize {
-    let kernels = [("pristine", theirs), ("ours", ours)];
-    let (mut total, mut failed, mut diffs) = (Count::default(), 0, String::new());
-    println!("\n{:28} {:^27}  {:^27}", "", "pristine", "ours");
-    let head = format!("{:>6}{:>6}{:>6}{:>6}   ", "pass", "fail", "xfail", "skip");
-    println!("{:28} {head}  {head}", "suite");
-    for suite in suites {
-        let nothing = Said::default();
-        let said = kernels.map(|(_, run)| run.suites.get(suite.name).unwrap_or(&nothing));
-        let mut verdicts = Vec::new();
-        for (said, (kernel, _)) in said.iter().zip(&kernels) {
-            if let Some(trouble) = said.trouble() {
-                failed += 1;
-                verdicts.push(format!("FAILED: {trouble} on {kernel}"));
-            }
-        }
-        let compared = compare(said[0], said[1]);
-        let same = compared.same;
-        total.passed += same.passed + same.expected;
-        total.failed += same.failed;
-        total.skipped += same.skipped;
-        failed += compared.different;
-        if compared.different > 0 {
-            verdicts.push(format!("DIFFERS in {}", compared.different));
-            diffs += &format!("\n{}: - pristine, + ours\n{}", suite.name, compared.diff);
-        } else if verdicts.is_empty() {
-            verdicts.push(match same {
-                Count { passed: 0, failed: 0, expected: 0, .. } => "nothing ran: all skipped".into(),
-                Count { failed: 0, .. } => "same".into(),
-                Count { failed, .. } => format!("same: {failed} fail on both"),
-            });
-        }
-        let columns = said.map(|s| {
-            let Count { passed, failed, skipped, expected } = s.count();
-            format!("{passed:>6}{failed:>6}{expected:>6}{skipped:>6}   ")
-        });
-        println!("{:28} {}  {}", suite.name, columns.join("  "), verdicts.join("; "));
-    }
-    print!("{diffs}");
-    if !diffs.is_empty() {
-        println!("\nwhat the pristine kernel said may be of an earlier run; FORCE=1 asks it again");
-    }
-    for (kernel, run) in kernels {
-        if let Some(trouble) = &run.trouble {
-            failed += 1;
-            println!("\nthe {kernel} kernel: {trouble}");
-        }
-    }
-    if total.failed > 0 {
-        println!("\nfail on both kernels alike, and are counted neither way: {}", total.failed);
-    }
-    println!("\n{} passed, {failed} failed, {} skipped on both", total.passed, total.skipped);
-    failed
 }

@@ -48,6 +48,7 @@ mod state;
 mod tap;
 mod toolchain;
 mod tree;
+mod tries;
 mod ui;
 mod upstream;
 mod util;
