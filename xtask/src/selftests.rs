@@ -53,7 +53,7 @@ const LIBRARIES: [(Sign, &str); 2] = [
 /// The list, in the order in which they run. Each asks for the huge pages that it needs.
 /// tools/testing/selftests/mm/run_vmtests.sh shows what upstream runs, and with what preparation.
 pub const SUITES: [Suite; 18] = [
-    suite("uffd-unit-tests", "uffd-unit-tests", 5),
+    suite("uffd-unit-tests", "uffd-unit-tests", 15),
     suite("uffd-stress-anon", "uffd-stress anon 20 16", 5),
     suite("uffd-stress-shmem", "uffd-stress shmem 20 16", 5),
     suite("uffd-stress-shmem-private", "uffd-stress shmem-private 20 16", 5),
