@@ -30,7 +30,10 @@ pub(crate) fn move_huge(run: Run<'_>) -> Result<(), Stop> {
     let notified = run.notify(&mut room);
     let moved = PmdPair::with(&notified, |pair| match pair.source() {
         Huge::Page(page) => move_exclusive(page),
-        Huge::ZeroPage(page) => Ok(page.place()),
+        Huge::ZeroPage(page) => {
+            page.place();
+            Ok(())
+        }
         Huge::Other(HugeKind::Migration) => Err(Stop::Migrating),
         Huge::Other(HugeKind::Shared) => Err(Stop::Error(EBUSY)),
         Huge::Other(HugeKind::Other) => Err(Stop::Error(EFAULT)),

@@ -325,15 +325,21 @@ impl Remap {
     #[cold]
     fn move_any_entries(&self, mut pair: PtePair<'_>) -> (Stop, usize) {
         while let Some(entry) = pair.current() {
-            let moved = match self.request.action(entry.dst_is_none(), entry.src_kind()) {
-                Action::MovePage => move_page(entry),
-                Action::MoveSwap => move_swap(entry),
-                Action::MoveZeroPage => Ok(entry.move_zero_page()),
-                Action::Skip => Ok(entry.skip()),
-                Action::Wait => Err(Stop::Migrating),
-                Action::Fail(e) => Err(Stop::Error(e)),
+            let stopped = match self.request.action(entry.dst_is_none(), entry.src_kind()) {
+                Action::MovePage => move_page(entry).err(),
+                Action::MoveSwap => move_swap(entry).err(),
+                Action::MoveZeroPage => {
+                    entry.move_zero_page();
+                    None
+                }
+                Action::Skip => {
+                    entry.skip();
+                    None
+                }
+                Action::Wait => Some(Stop::Migrating),
+                Action::Fail(e) => Some(Stop::Error(e)),
             };
-            if let Err(stop) = moved {
+            if let Some(stop) = stopped {
                 return (stop, pair.done());
             }
         }
@@ -518,7 +524,10 @@ pub(crate) fn move_exclusive<U: Unit>(unit: Exclusive<'_, U>) -> Result<(), Stop
 /// Moves the entry for a page that is in swap.
 fn move_swap(entry: EntryPair<'_, '_>) -> Result<(), Stop> {
     match entry.swapped() {
-        Swapped::Alone(entries) => Ok(entries.place()),
+        Swapped::Alone(entries) => {
+            entries.place();
+            Ok(())
+        }
         Swapped::Shared => Err(Stop::Error(EBUSY)),
         Swapped::Contended(folio) => Err(Stop::Contended(folio)),
         Swapped::Part => Err(Stop::Swapped),

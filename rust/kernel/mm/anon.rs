@@ -97,11 +97,11 @@ impl VmaRef {
     /// the same access, caching and protection key.
     #[inline]
     pub fn same_access(&self, other: &VmaRef) -> bool {
+        if (self.flags() ^ other.flags()) & ACCESS != 0 {
+            return false;
+        }
         // SAFETY: `pgprot_val` is always safe to call.
-        (self.flags() ^ other.flags()) & ACCESS == 0
-            && unsafe {
-                bindings::pgprot_val(self.page_prot()) == bindings::pgprot_val(other.page_prot())
-            }
+        unsafe { bindings::pgprot_val(self.page_prot()) == bindings::pgprot_val(other.page_prot()) }
     }
 
     /// The bits that the vma gives to every page-table entry: protection, caching, protection key.

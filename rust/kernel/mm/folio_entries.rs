@@ -8,11 +8,8 @@
 
 use crate::{
     alloc::{
-        flags::{
-            __GFP_NOWARN, //
-            GFP_NOWAIT,
-        },
-        KVec,
+        flags,
+        KVec, //
     },
     bindings,
     mm::{
@@ -81,7 +78,7 @@ impl<'p, 'a> FolioPart<'p, 'a> {
         let many = match self.is_whole(nr) {
             false => None,
             true if nr <= FEW => Some(KVec::new()),
-            true => KVec::with_capacity(nr, GFP_NOWAIT | __GFP_NOWARN).ok(),
+            true => KVec::with_capacity(nr, flags::GFP_NOWAIT | flags::__GFP_NOWARN).ok(),
         };
         let Some(many) = many else {
             return Err(self);
@@ -113,11 +110,11 @@ impl<'p, 'a> FolioPart<'p, 'a> {
         let src = self.pair.src_entry(ahead);
         // SAFETY: The first looks at a value. Where it is this frame, the entry, which is locked,
         // maps an anonymous page, so that there is a `struct page`.
-        src.is_page()
-            && unsafe {
-                bindings::pte_pfn(src.0) as usize == self.pfn + ahead
-                    && is_exclusive(bindings::pfn_to_page(self.pfn + ahead))
-            }
+        unsafe {
+            src.is_page()
+                && bindings::pte_pfn(src.0) as usize == self.pfn + ahead
+                && is_exclusive(bindings::pfn_to_page(self.pfn + ahead))
+        }
     }
 
     /// Locks the folio, so that it can be split, by trying; else returns a reference to it. Does not

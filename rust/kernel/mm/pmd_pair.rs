@@ -107,10 +107,11 @@ impl<'a> PmdPair<'a> {
             (Err(kind), _) => Huge::Other(kind),
             // Without an anon_vma no page of its own can be mapped.
             (Ok(_), None) => Huge::Other(HugeKind::Gone),
-            // SAFETY: The entry maps all of the folio, exclusively. The locks are held and the
-            // destination's slot is none.
             (Ok(folio), Some(rmap)) => {
-                Huge::Page(unsafe { Exclusive::new(folio, HugeEntry { pair: self, rmap }) })
+                let entry = HugeEntry { pair: self, rmap };
+                // SAFETY: The entry maps all of the folio, exclusively. The locks are held and the
+                // destination's slot is none.
+                Huge::Page(unsafe { Exclusive::new(folio, entry) })
             }
         }
     }
