@@ -67,6 +67,7 @@ pub(crate) fn syscall(attr: TokenStream, item: TokenStream) -> Result<TokenStrea
     })?;
     let args = check(&f)?;
 
+    let body = body(&f.sig, &args);
     let entries = entries(&f.sig, &args);
     let metadata = metadata(&f.sig.ident, &args)?;
     let cfg_attrs: Vec<&Attribute> = crate::helpers::gather_cfg_attrs(&f.attrs).collect();
@@ -89,6 +90,10 @@ pub(crate) fn syscall(attr: TokenStream, item: TokenStream) -> Result<TokenStrea
     //
     // #[allow(unsafe_code)]
     // const _: () = {
+    //     fn __do_sys_example(arg0: usize, arg1: c_int) -> ::kernel::ffi::c_long {
+    //         ::kernel::syscall::into_reg(example(arg0, arg1))
+    //     }
+    //
     //     #[cfg(all(CONFIG_X86_64, CONFIG_ARCH_HAS_SYSCALL_WRAPPER))]
     //     const _: () = {
     //         const _: ::kernel::syscall::Entry = Some(__x64_sys_example);
@@ -98,10 +103,10 @@ pub(crate) fn syscall(attr: TokenStream, item: TokenStream) -> Result<TokenStrea
     //             regs: *const ::kernel::bindings::pt_regs,
     //         ) -> ::kernel::ffi::c_long {
     //             let [arg0, arg1, ..] = unsafe { ::kernel::syscall::x64_args(regs) };
-    //             ::kernel::syscall::into_reg(example(
+    //             __do_sys_example(
     //                 <usize as ::kernel::syscall::Arg>::from_reg(arg0),
     //                 <c_int as ::kernel::syscall::Arg>::from_reg(arg1),
-    //             ))
+    //             )
     //         }
     //     };
     //
@@ -145,6 +150,7 @@ pub(crate) fn syscall(attr: TokenStream, item: TokenStream) -> Result<TokenStrea
         #(#cfg_attrs)*
         #[allow(unsafe_code)]
         const _: () = {
+            #body
             #entries
             #metadata
         };
@@ -260,6 +266,33 @@ fn check_arg(arg: &FnArg) -> Result<Arg> {
     }
 }
 
+/// Generates what all entries call. One function: what it returns fits into a register, which a
+/// `Result` does not, and the system call can be inlined there, whatever its size.
+fn body(sig: &Signature, args: &[Arg]) -> TokenStream {
+    let body = body_name(&sig.ident);
+    let name = &sig.ident;
+    let vars = vars(args);
+    let types = args.iter().map(|Arg { ty, .. }| ty);
+
+    // An error about a type should point at the type.
+    let at_output = match &sig.output {
+        ReturnType::Default => Span::call_site(),
+        ReturnType::Type(_, ty) => at(ty),
+    };
+    let result = quote_spanned!(at_output=> ::kernel::syscall::into_reg(#name(#(#vars),*)));
+
+    quote! {
+        fn #body(#(#vars: #types),*) -> ::kernel::ffi::c_long {
+            #result
+        }
+    }
+}
+
+/// Returns the name of what [`body`] generates. It is C's.
+fn body_name(name: &Ident) -> Ident {
+    format_ident!("__do_sys_{}", name.unraw(), span = Span::mixed_site())
+}
+
 /// Generates the functions that the architecture's table of system calls names.
 fn entries(sig: &Signature, args: &[Arg]) -> TokenStream {
     let regs_entries = [
@@ -364,19 +397,14 @@ fn vars(args: &[Arg]) -> Vec<Ident> {
 
 /// Generates the call of the function with the arguments cut to their types.
 fn call(sig: &Signature, args: &[Arg], vars: &[Ident], from_reg: &str) -> TokenStream {
-    let name = &sig.ident;
+    let body = body_name(&sig.ident);
     let from_reg = Ident::new(from_reg, Span::call_site());
     // An error about a type should point at the type.
     let args = args.iter().zip(vars).map(|(Arg { ty, .. }, var)| {
         quote_spanned!(at(ty)=> <#ty as ::kernel::syscall::Arg>::#from_reg(#var))
     });
 
-    let at_output = match &sig.output {
-        ReturnType::Default => Span::call_site(),
-        ReturnType::Type(_, ty) => at(ty),
-    };
-
-    quote_spanned!(at_output=> ::kernel::syscall::into_reg(#name(#(#args),*)))
+    quote!(#body(#(#args),*))
 }
 
 /// Returns the span of generated code that belongs to what the user wrote there.

@@ -46,6 +46,10 @@ fn whole_expansion() {
 
         #[allow(unsafe_code)]
         const _: () = {
+            fn __do_sys_example(arg0: usize, arg1: c_int) -> ::kernel::ffi::c_long {
+                ::kernel::syscall::into_reg(example(arg0, arg1))
+            }
+
             #[cfg(all(CONFIG_X86_64, CONFIG_ARCH_HAS_SYSCALL_WRAPPER))]
             const _: () = {
                 const _: ::kernel::syscall::Entry =
@@ -56,10 +60,10 @@ fn whole_expansion() {
                     regs: *const ::kernel::bindings::pt_regs,
                 ) -> ::kernel::ffi::c_long {
                     let [arg0, arg1, ..] = unsafe { ::kernel::syscall::x64_args(regs) };
-                    ::kernel::syscall::into_reg(example(
+                    __do_sys_example(
                         <usize as ::kernel::syscall::Arg>::from_reg(arg0),
                         <c_int as ::kernel::syscall::Arg>::from_reg(arg1)
-                    ))
+                    )
                 }
             };
 
@@ -73,10 +77,10 @@ fn whole_expansion() {
                     regs: *const ::kernel::bindings::pt_regs,
                 ) -> ::kernel::ffi::c_long {
                     let [arg0, arg1, ..] = unsafe { ::kernel::syscall::ia32_args(regs) };
-                    ::kernel::syscall::into_reg(example(
+                    __do_sys_example(
                         <usize as ::kernel::syscall::Arg>::from_ia32_reg(arg0),
                         <c_int as ::kernel::syscall::Arg>::from_ia32_reg(arg1)
-                    ))
+                    )
                 }
             };
 
@@ -90,10 +94,10 @@ fn whole_expansion() {
                     regs: *const ::kernel::bindings::pt_regs,
                 ) -> ::kernel::ffi::c_long {
                     let [arg0, arg1, ..] = unsafe { ::kernel::syscall::ppc64_args(regs) };
-                    ::kernel::syscall::into_reg(example(
+                    __do_sys_example(
                         <usize as ::kernel::syscall::Arg>::from_reg(arg0),
                         <c_int as ::kernel::syscall::Arg>::from_reg(arg1)
-                    ))
+                    )
                 }
             };
 
@@ -103,10 +107,10 @@ fn whole_expansion() {
                 arg0: ::kernel::ffi::c_ulong,
                 arg1: ::kernel::ffi::c_ulong
             ) -> ::kernel::ffi::c_long {
-                ::kernel::syscall::into_reg(example(
+                __do_sys_example(
                     <usize as ::kernel::syscall::Arg>::from_reg(arg0),
                     <c_int as ::kernel::syscall::Arg>::from_reg(arg1)
-                ))
+                )
             }
 
             #unknown_arch
@@ -167,7 +171,7 @@ fn no_arguments() {
         unsafe extern "C" fn __x64_sys_nothing(
             _: *const ::kernel::bindings::pt_regs,
         ) -> ::kernel::ffi::c_long {
-            ::kernel::syscall::into_reg(nothing())
+            __do_sys_nothing()
         }
     };
     assert!(expansion.contains(&entry.to_string()));
@@ -198,14 +202,14 @@ fn six_arguments() {
     let body = quote! {
         let [arg0, arg1, arg2, arg3, arg4, arg5, ..] =
             unsafe { ::kernel::syscall::ia32_args(regs) };
-        ::kernel::syscall::into_reg(most(
+        __do_sys_most(
             <u8 as ::kernel::syscall::Arg>::from_ia32_reg(arg0),
             <u16 as ::kernel::syscall::Arg>::from_ia32_reg(arg1),
             <u32 as ::kernel::syscall::Arg>::from_ia32_reg(arg2),
             <u64 as ::kernel::syscall::Arg>::from_ia32_reg(arg3),
             <i64 as ::kernel::syscall::Arg>::from_ia32_reg(arg4),
             <kernel::uaccess::UserPtr as ::kernel::syscall::Arg>::from_ia32_reg(arg5)
-        ))
+        )
     };
     assert!(expansion.contains(&body.to_string()));
     assert!(expansion.contains(&quote!([c"a", c"b", c"c", c"d", c"e", c"f"]).to_string()));
@@ -220,7 +224,8 @@ fn raw_identifiers() {
     ));
 
     assert!(expansion.contains("fn __x64_sys_break"));
-    assert!(expansion.contains("(r#break (< usize as"));
+    assert!(expansion.contains("fn __do_sys_break"));
+    assert!(expansion.contains("(r#break (arg0))"));
     assert!(expansion.contains(r#"c"sys_enter_break""#));
     assert!(expansion.contains(r#"c"type""#));
 }
