@@ -21,11 +21,12 @@ pub const POLICY: [(&str, &str); 2] =
 type Rule<'a> = fn(&Rules<'a>) -> Result<()>;
 
 /// Every rule, by what it says.
-pub fn all<'a>() -> [(&'static str, Rule<'a>); 7] {
+pub fn all<'a>() -> [(&'static str, Rule<'a>); 8] {
     [
         ("no Rust file beside a C file of its stem", Rules::stems),
         ("no unsafe in policy files", Rules::no_unsafe),
         ("a licence in every file", Rules::licences),
+        ("no line of code longer than upstream's 100 columns", Rules::widths),
         ("patches only edit files of upstream", Rules::edits),
         ("the series applies without fuzz or offset", Rules::applies),
         ("MAINTAINERS covers every file of ours", Rules::maintained),
@@ -95,6 +96,19 @@ impl<'a> Rules<'a> {
             }
         }
         none(bad.iter(), "without SPDX-License-Identifier in the first lines")
+    }
+
+    /// rustfmt does not break comments, and checkpatch.pl is asked by `make bisect-check` only.
+    fn widths(&self) -> Result<()> {
+        let mut bad = Vec::new();
+        for (path, file) in &self.ours {
+            if [".rs", ".c", ".h"].iter().any(|end| path.ends_with(end)) {
+                let text = read_text(&file.source)?;
+                let long = text.lines().enumerate().filter(|(_, line)| width(line) > 100);
+                bad.extend(long.map(|(at, _)| format!("{path}:{}", at + 1)));
+            }
+        }
+        none(bad.iter(), "longer than 100 columns")
     }
 
     fn edits(&self) -> Result<()> {
@@ -170,6 +184,11 @@ fn denied_by_root(root: &str, path: &str, folder: &str) -> bool {
     })
 }
 
+/// How many columns a line takes.
+fn width(line: &str) -> usize {
+    line.chars().fold(0, |at, c| if c == '\t' { (at / 8 + 1) * 8 } else { at + 1 })
+}
+
 /// An error that lists what should not be there.
 pub fn none<'b>(bad: impl Iterator<Item = &'b String>, why: &str) -> Result<()> {
     let list: Vec<&str> = bad.map(String::as_str).collect();
@@ -182,6 +201,12 @@ pub fn none<'b>(bad: impl Iterator<Item = &'b String>, why: &str) -> Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_columns() {
+        assert_eq!(width("ab\tä"), 9);
+        assert_eq!(width("\t\t12345678\t"), 32);
+    }
 
     #[test]
     fn modules_are_denied_by_their_root() {

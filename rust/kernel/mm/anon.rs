@@ -167,8 +167,8 @@ impl<'a> AnonVma<'a> {
 ///
 /// # Invariants
 ///
-/// The range is not empty and lies in `vma`, of which [`VmaRef::is_private_anonymous`] is true. Both
-/// stay so while the vma is locked.
+/// The range is not empty and lies in `vma`, of which [`VmaRef::is_private_anonymous`] is true.
+/// Both stay so while the vma is locked.
 #[derive(Clone, Copy)]
 pub struct AnonRange<'a> {
     vma: &'a VmaRef,
@@ -284,8 +284,8 @@ impl MmWithUser {
     /// where it is the first.
     ///
     /// Does not sleep, and waits for nobody: whoever wants to write-lock both may already have one.
-    /// Costs less than [`lock_vma_under_rcu`](Self::lock_vma_under_rcu), since the search is for one
-    /// entry of the tree of vmas, not for what lies around it.
+    /// Costs less than [`lock_vma_under_rcu`](Self::lock_vma_under_rcu), since the search is for
+    /// one entry of the tree of vmas, not for what lies around it.
     #[cfg(CONFIG_PER_VMA_LOCK)]
     #[inline(always)]
     pub fn lock_two_vmas(
@@ -355,8 +355,8 @@ impl MmWithUser {
     /// Does what a read of `address` by the program would: brings back what is in swap.
     ///
     /// May sleep. The caller holds neither the mmap lock nor the lock of a vma of this mm. Fails
-    /// with `EFAULT` where the read would get a signal, with `ENOMEM`, and with `EINTR` when a fatal
-    /// signal arrives.
+    /// with `EFAULT` where the read would get a signal, with `ENOMEM`, and with `EINTR` when a
+    /// fatal signal arrives.
     #[cold]
     pub fn fault_in(&self, address: usize) -> Result {
         let _mmap = self.mmap_read_lock_killable()?;

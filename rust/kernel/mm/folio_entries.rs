@@ -117,8 +117,8 @@ impl<'p, 'a> FolioPart<'p, 'a> {
         }
     }
 
-    /// Locks the folio, so that it can be split, by trying; else returns a reference to it. Does not
-    /// sleep. What is returned outlives the pair.
+    /// Locks the folio, so that it can be split, by trying; else returns a reference to it. Does
+    /// not sleep. What is returned outlives the pair.
     pub fn lock_for_split(self) -> Result<LockedFolio, ARef<Folio>> {
         match self.folio.try_lock() {
             Some(lock) => Ok(lock.into()),
@@ -178,7 +178,8 @@ unsafe impl Unit for FolioEntries<'_, '_> {
     }
 
     unsafe fn set(self, _folio: &Folio) {
-        // SAFETY: The caller promises that the entries were cleared and the reverse mapping changed.
+        // SAFETY: The caller promises that the entries were cleared and the reverse mapping
+        // changed.
         unsafe { self.pair.map_dst(self.pfn, self.nr) };
     }
 }

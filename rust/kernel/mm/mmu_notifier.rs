@@ -55,8 +55,8 @@ pub struct InvalidateRange<'a> {
 }
 
 impl<'a> InvalidateRange<'a> {
-    /// Has secondary MMUs drop what they hold of `range`, addresses of the mm of `vma` whose entries
-    /// are about to be cleared (`MMU_NOTIFY_CLEAR`).
+    /// Has secondary MMUs drop what they hold of `range`, addresses of the mm of `vma` whose
+    /// entries are about to be cleared (`MMU_NOTIFY_CLEAR`).
     ///
     /// The vma stays locked for as long as this lives. Does nothing where nobody listens. May sleep
     /// where somebody does, so no spinlock may be held.

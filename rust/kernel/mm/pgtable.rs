@@ -136,8 +136,9 @@ impl<'a> AnonRange<'a> {
     #[inline(always)]
     fn walk(self) -> Result<Pmd<'a>, usize> {
         let (address, end) = (self.start(), self.end());
-        // SAFETY: The address lies in the vma, which is locked. Private anonymous memory has neither
-        // huge pages above the pmd level nor shared page tables: upper levels that are there stay.
+        // SAFETY: The address lies in the vma, which is locked. Private anonymous memory has
+        // neither huge pages above the pmd level nor shared page tables: upper levels that are
+        // there stay.
         let pmd = unsafe {
             let pgd = bindings::pgd_offset(self.vma().mm().as_raw(), address);
             if bindings::pgd_none(bindings::pgdp_get(pgd)) != 0 {
@@ -312,8 +313,8 @@ impl<'a> Pmd<'a> {
         }
     }
 
-    /// Whether the slot holds a huge page that is mapped here and nowhere else, or the huge zero page.
-    /// Does not sleep; the caller holds no page-table lock.
+    /// Whether the slot holds a huge page that is mapped here and nowhere else, or the huge zero
+    /// page. Does not sleep; the caller holds no page-table lock.
     pub fn is_movable(&self) -> bool {
         // SAFETY: The slot is valid by the type invariants, and its lock is held in between.
         unsafe {
@@ -358,7 +359,8 @@ impl<'a> Pmd<'a> {
 
     /// Takes the pte table out of the slot and frees it, if it is empty; returns whether it did.
     ///
-    /// All of the table must be in the slot's range; else nothing is done. Does not sleep; the caller holds no page-table lock.
+    /// All of the table must be in the slot's range; else nothing is done. Does not sleep; the
+    /// caller holds no page-table lock.
     #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
     #[cold]
     pub fn free_empty_table(&self) -> bool {
@@ -462,8 +464,8 @@ impl PteTable<'_> {
         Pte(unsafe { bindings::ptep_get(self.pte) })
     }
 
-    /// Counts the bytes from the first address of the slot for which the table holds nothing, as far
-    /// as the range goes.
+    /// Counts the bytes from the first address of the slot for which the table holds nothing, as
+    /// far as the range goes.
     #[inline]
     pub fn hole_len(&self) -> usize {
         let nr = self.pmd.size() / PAGE_SIZE;

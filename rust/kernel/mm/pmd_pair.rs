@@ -130,14 +130,14 @@ impl<'a> PmdPair<'a> {
     ///
     /// # Safety
     ///
-    /// `pmd` must be made from what `clear_src` has taken out, and the reverse mapping of its folio,
-    /// if it has one, must lead to the destination.
+    /// `pmd` must be made from what `clear_src` has taken out, and the reverse mapping of its
+    /// folio, if it has one, must lead to the destination.
     #[inline]
     unsafe fn set_dst(&mut self, pmd: bindings::pmd_t) {
         let mm = self.dst.mm();
-        // SAFETY: Both slots are valid and locked. The source's has a table deposited, since it held
-        // a huge page, and the destination's is none. A processor that walks in software looks for
-        // the table as soon as it sees the entry.
+        // SAFETY: Both slots are valid and locked. The source's has a table deposited, since it
+        // held a huge page, and the destination's is none. A processor that walks in software looks
+        // for the table as soon as it sees the entry.
         unsafe {
             let table = bindings::pgtable_trans_huge_withdraw(mm, self.src.pmd);
             bindings::pgtable_trans_huge_deposit(mm, self.dst.pmd, table);

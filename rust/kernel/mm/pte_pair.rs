@@ -80,14 +80,14 @@ pub(super) struct Side<'a> {
     ptl: *mut bindings::spinlock_t,
 }
 
-/// Maps the pte table of a slot, as `pte_offset_map_rw_nolock()` does: returns it together with what
-/// the slot holds. `None` where it holds something else.
+/// Maps the pte table of a slot, as `pte_offset_map_rw_nolock()` does: returns it together with
+/// what the slot holds. `None` where it holds something else.
 ///
 /// It stays mapped while the RCU read lock is held, which is all that it takes on 64-bit.
 #[inline(always)]
 fn map<'a>(at: &Pmd<'a>, _rcu: &rcu::Guard) -> Option<(Side<'a>, bindings::pmd_t)> {
-    // SAFETY: The slot is valid by the type invariants of `Pmd`. A table that it names is freed only
-    // after the RCU read lock is let go of.
+    // SAFETY: The slot is valid by the type invariants of `Pmd`. A table that it names is freed
+    // only after the RCU read lock is let go of.
     unsafe {
         let mut val = bindings::pmdp_get_lockless(at.pmd);
         if bindings::pmd_leaf(val) || bindings::pmd_present(val) == 0 {
@@ -174,18 +174,18 @@ impl<'a> PtePair<'a> {
             unsafe { unlock_two(dst.ptl, src.ptl) };
             return None;
         }
-        // SAFETY: `drop` has the counterpart of the first. The mm is valid, and a lock of one of its
-        // page tables is held, as the second asks: reclaim may have emptied a destination entry (of
-        // MADV_FREE memory) and not have flushed it yet, and a thread must not go on reading the old
-        // page where the new one is.
+        // SAFETY: `drop` has the counterpart of the first. The mm is valid, and a lock of one of
+        // its page tables is held, as the second asks: reclaim may have emptied a destination entry
+        // (of MADV_FREE memory) and not have flushed it yet, and a thread must not go on reading
+        // the old page where the new one is.
         unsafe {
             bindings::lazy_mmu_mode_enable();
             if bindings::mm_tlb_flush_batched(mm) {
                 bindings::flush_tlb_batched_pending(mm);
             }
         }
-        // INVARIANT: The entries of the whole run are mapped, and both tables are in use under their
-        // locks.
+        // INVARIANT: The entries of the whole run are mapped, and both tables are in use under
+        // their locks.
         let pair = Self {
             pages: run.len >> PAGE_SHIFT,
             at: 0,
@@ -277,8 +277,8 @@ impl<'a> PtePair<'a> {
         self.src.address.wrapping_add(self.done())
     }
 
-    /// Takes an entry out of the source, `ahead` of where the pair stands, and returns what it held.
-    /// Less than are left.
+    /// Takes an entry out of the source, `ahead` of where the pair stands, and returns what it
+    /// held. Less than are left.
     #[inline]
     pub(super) fn clear_src(&mut self, ahead: usize) -> bindings::pte_t {
         let address = self.src_address().wrapping_add(ahead << PAGE_SHIFT);
@@ -446,8 +446,8 @@ impl<'p, 'a> EntryPair<'p, 'a> {
             }
             (pfn, page, bindings::PageCompound(page) != 0)
         };
-        // SAFETY: As above: what maps it does not change while 'p lives, but through a `Unit`, which
-        // moves the reference along with the entry. A page that is not compound is a folio.
+        // SAFETY: As above: what maps it does not change while 'p lives, but through a `Unit`,
+        // which moves the reference along with the entry. A page that is not compound is a folio.
         let folio = unsafe {
             Folio::from_raw(match compound {
                 true => bindings::page_folio(page),
@@ -480,7 +480,8 @@ pub enum Mapped<'p, 'a> {
 ///
 /// # Invariants
 ///
-/// The pair has a page left, whose frame at the source is `pfn`, and `rmap` leads to where it stands.
+/// The pair has a page left, whose frame at the source is `pfn`, and `rmap` leads to where it
+/// stands.
 pub struct PageEntry<'p, 'a> {
     pair: &'p mut PtePair<'a>,
     pfn: usize,

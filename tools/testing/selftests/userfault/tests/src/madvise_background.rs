@@ -156,8 +156,8 @@ fn c53_khugepaged_looks_again() -> Outcome {
 /// Marks memory while it is being collapsed, until the mark has come between the scan and the
 /// collapse.  What was a hole at the time of the mark stays one.
 ///
-/// `collapse` begins it, perhaps in a thread that ends when it is done.  Whether the mark ever comes
-/// in between is chance; [`c53_khugepaged_looks_again`] leaves nothing to it.
+/// `collapse` begins it, perhaps in a thread that ends when it is done.  Whether the mark ever
+/// comes in between is chance; [`c53_khugepaged_looks_again`] leaves nothing to it.
 fn mark_between_scan_and_collapse(collapse: fn(Span) -> Option<JoinHandle<()>>) -> Outcome {
     const LIMIT: Duration = Duration::from_secs(40);
     const BEGIN: Duration = Duration::from_secs(10);

@@ -20,7 +20,8 @@ const PAGES: usize = 128;
 /// So few that a page has come and gone, and come back, before anybody is done with it.
 const FEW: usize = 4;
 
-/// Runs, and fails unless a counter of the kernel's has grown meanwhile: else nothing was disturbed.
+/// Runs, and fails unless a counter of the kernel's has grown meanwhile: else nothing was
+/// disturbed.
 fn while_counting(counter: &str, run: impl FnOnce() -> Outcome) -> Outcome {
     let before = vmstat(counter)?;
     run()?;
