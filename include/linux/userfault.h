@@ -9,6 +9,8 @@
  * assume. Why a hook stands where it stands: Documentation/mm/userfault.rst.
  */
 
+#include <linux/eventpoll.h>
+#include <linux/fcntl.h>
 #include <linux/mm.h>
 #include <linux/userfaultfd_k.h>
 #include <uapi/linux/userfault.h>
@@ -52,6 +54,214 @@ int userfault_madvise(struct vm_area_struct *vma, int advice,
  * access is made again.
  */
 vm_fault_t userfault_hole(struct vm_fault *vmf);
+
+/*
+ * The range protocol of a userfaultfd. The functions are in
+ * fs/userfaultfd/userfaultfd.rs.
+ */
+struct iov_iter;
+struct kiocb;
+struct seq_file;
+
+#ifdef CONFIG_USERFAULTFD_RANGE
+#define USERFAULTFD_VISIBLE
+/* What a new descriptor is opened for: its first operation is yet to come. */
+#define USERFAULTFD_ACCESS O_RDWR
+
+void userfaultfd_set_ctx(struct vm_area_struct *vma,
+			 struct userfaultfd_ctx *ctx, vm_flags_t vm_flags);
+void userfaultfd_ctx_put(struct userfaultfd_ctx *ctx);
+struct vm_area_struct *
+vma_modify_flags_uffd(struct vma_iterator *vmi, struct vm_area_struct *prev,
+		      struct vm_area_struct *vma, unsigned long start,
+		      unsigned long end, const vma_flags_t *vma_flags,
+		      struct vm_userfaultfd_ctx new_ctx, bool give_up_on_oom);
+
+/**
+ * vma_userfaultfd_range() - Whether a descriptor serves holes by ranges.
+ * @vma: the vma, locked
+ *
+ * Return: true if so, whether or not holes are for the program to fill
+ * (vma_userfault()); never without CONFIG_USERFAULTFD_RANGE.
+ */
+static inline bool vma_userfaultfd_range(const struct vm_area_struct *vma)
+{
+	return vma->vm_flags & VM_UFFD_RANGE;
+}
+
+/**
+ * userfaultfd_range_fault() - Have a descriptor serve a touch of a hole.
+ * @vmf: the fault, in a vma for which vma_userfaultfd_range() is true
+ *
+ * Context: as userfault_hole(). Sleeps, with nothing held, until the thread is
+ * woken, if the fault allows that.
+ * Return: %VM_FAULT_RETRY with the vma or mmap lock given up, but for a fault
+ * that may not wait (%FAULT_FLAG_RETRY_NOWAIT); %VM_FAULT_SIGBUS for a fault
+ * that is refused; 0 where the entry is no hole any more.
+ */
+vm_fault_t userfaultfd_range_fault(struct vm_fault *vmf);
+
+/**
+ * userfaultfd_range_wake_vma() - Wake the threads that wait in a range.
+ * @vma: a vma for which vma_userfaultfd_range() is true, locked
+ * @start: the first address
+ * @end: the address behind the last
+ *
+ * Context: Takes a spinlock. Does not sleep.
+ */
+void userfaultfd_range_wake_vma(struct vm_area_struct *vma,
+				unsigned long start, unsigned long end);
+
+/**
+ * userfaultfd_range_wake() - The same for a vma that may not be registered.
+ * @vma: the vma, locked for writing, so that who is woken cannot come back
+ *	 before that is over
+ * @start: the first address
+ * @end: the address behind the last
+ */
+static inline void userfaultfd_range_wake(struct vm_area_struct *vma,
+					  unsigned long start,
+					  unsigned long end)
+{
+	if (vma_userfaultfd_range(vma))
+		userfaultfd_range_wake_vma(vma, start, end);
+}
+
+/**
+ * userfaultfd_range_exit_vma() - Tell who reads that there will be no faults.
+ * @vma: a vma for which vma_userfaultfd_range() is true, of an address space
+ *	 that has no users any more
+ *
+ * Context: The mmap lock held for writing. Does not sleep.
+ */
+void userfaultfd_range_exit_vma(struct vm_area_struct *vma);
+
+/**
+ * userfaultfd_range_exit() - The same for a vma that may not be registered.
+ * @vma: the vma
+ */
+static inline void userfaultfd_range_exit(struct vm_area_struct *vma)
+{
+	if (vma_userfaultfd_range(vma))
+		userfaultfd_range_exit_vma(vma);
+}
+
+/**
+ * userfaultfd_range_dontunmap() - End the registration of what mremap() left
+ * behind.
+ * @mm: the address space, its mmap lock held for writing
+ * @start: the first address
+ * @len: how many bytes
+ *
+ * It went with the pages. Wakes who waits there. May sleep.
+ */
+void userfaultfd_range_dontunmap(struct mm_struct *mm, unsigned long start,
+				 unsigned long len);
+
+/**
+ * userfaultfd_range_release() - Wake all who wait, since nobody is left to.
+ * @ctx: the context of a descriptor that is closed, in no vma any more but
+ *	 those of an address space that has no users
+ *
+ * May sleep.
+ */
+void userfaultfd_range_release(struct userfaultfd_ctx *ctx);
+
+/**
+ * userfaultfd_range_free() - Free what the range protocol keeps.
+ * @ctx: a context to which nobody holds a reference
+ */
+void userfaultfd_range_free(struct userfaultfd_ctx *ctx);
+
+/**
+ * userfaultfd_range_poll() - Say what a descriptor that does not speak
+ * mainline's dialect is ready for.
+ * @ctx: its context, whose fd_wqh is polled already
+ *
+ * Return: %EPOLLIN, %EPOLLOUT, %EPOLLHUP where the address space is gone.
+ */
+__poll_t userfaultfd_range_poll(struct userfaultfd_ctx *ctx);
+
+/**
+ * userfaultfd_range_read() - Read from a descriptor that does not speak
+ * mainline's dialect.
+ * @iocb: the call
+ * @to: where to
+ *
+ * May sleep.
+ * Return: the bytes read, or a negative errno.
+ */
+ssize_t userfaultfd_range_read(struct kiocb *iocb, struct iov_iter *to);
+
+/**
+ * userfaultfd_range_write() - Write to a descriptor.
+ * @iocb: the call
+ * @from: where from
+ *
+ * May sleep.
+ * Return: the bytes written, or a negative errno.
+ */
+ssize_t userfaultfd_range_write(struct kiocb *iocb, struct iov_iter *from);
+
+/**
+ * userfaultfd_range_api() - See to it that who is given a descriptor of
+ * mainline's dialect may need to read only.
+ * @file: the descriptor
+ * @ret: what UFFDIO_API returns
+ *
+ * Return: @ret.
+ */
+int userfaultfd_range_api(struct file *file, int ret);
+
+/**
+ * userfaultfd_range_show() - Show a descriptor in fdinfo.
+ * @m: where to
+ * @ctx: its context
+ *
+ * Return: false, and nothing shown, where it does not speak the range protocol.
+ */
+bool userfaultfd_range_show(struct seq_file *m, struct userfaultfd_ctx *ctx);
+#else
+#define USERFAULTFD_VISIBLE static
+#define USERFAULTFD_ACCESS O_RDONLY
+
+static inline bool vma_userfaultfd_range(const struct vm_area_struct *vma)
+{
+	return false;
+}
+
+static inline void userfaultfd_range_wake(struct vm_area_struct *vma,
+					  unsigned long start,
+					  unsigned long end) {}
+static inline void userfaultfd_range_exit(struct vm_area_struct *vma) {}
+static inline void userfaultfd_range_dontunmap(struct mm_struct *mm,
+					       unsigned long start,
+					       unsigned long len) {}
+static inline void userfaultfd_range_release(struct userfaultfd_ctx *ctx) {}
+static inline void userfaultfd_range_free(struct userfaultfd_ctx *ctx) {}
+
+static inline __poll_t userfaultfd_range_poll(struct userfaultfd_ctx *ctx)
+{
+	return EPOLLERR;
+}
+
+static inline ssize_t userfaultfd_range_read(struct kiocb *iocb,
+					     struct iov_iter *to)
+{
+	return -EINVAL;
+}
+
+static inline int userfaultfd_range_api(struct file *file, int ret)
+{
+	return ret;
+}
+
+static inline bool userfaultfd_range_show(struct seq_file *m,
+					  struct userfaultfd_ctx *ctx)
+{
+	return false;
+}
+#endif
 
 /**
  * vma_userfault() - Whether nothing but its program may fill or make a hole.

@@ -14,9 +14,10 @@ use kernel::{
 
 /// Returns what `advice` makes of `vm_flags`, the flags of `vma`.
 ///
-/// Both advices are for ordinary private anonymous memory only, so that a program can probe for what
-/// can raise userfaults: not for droppable memory, which the kernel may empty at any time, so that a
-/// hole in it would tell the program nothing. Sealed memory is allowed: nothing is discarded.
+/// Both advices are for ordinary private anonymous memory only, so that a program can probe for
+/// what can raise userfaults: not for droppable memory, which the kernel may empty at any time, so
+/// that a hole in it would tell the program nothing. Sealed memory is allowed: nothing is
+/// discarded.
 pub(crate) fn madvise(vma: &VmaRef, advice: c_int, vm_flags: vm_flags_t) -> Result<vm_flags_t> {
     if !vma.is_private_anonymous() {
         return Err(EINVAL);

@@ -193,7 +193,12 @@ impl Remap {
                     Locked::Vmas(dst, src) => (&**dst, src.as_deref().unwrap_or(dst)),
                     Locked::Mmap(mmap) => self.prepare(mmap)?,
                 };
-                self.run_locked(dst, src)?
+                let start = self.dst().start;
+                let step = self.run_locked(dst, src);
+                if self.request.wakes() {
+                    dst.wake_waiters(start..self.dst().start);
+                }
+                step?
             };
             match step {
                 Step::Continue => return Ok(()),

@@ -15,6 +15,14 @@ use core::ops::Range;
 
 /// Holes in the source count as moved.
 const ALLOW_SRC_HOLES: usize = bindings::RAP_ALLOW_SRC_HOLES as usize;
+/// Whoever waits for what was moved is woken.
+const WAKE: usize = bindings::RAP_WAKE as usize;
+
+/// The flags that there are: without the range protocol nobody waits.
+const FLAGS: usize = match cfg!(CONFIG_USERFAULTFD_RANGE) {
+    true => ALLOW_SRC_HOLES | WAKE,
+    false => ALLOW_SRC_HOLES,
+};
 
 /// What one call moves for a 32-bit program, to which 2 GiB and more would look like an error.
 const COMPAT_MAX: usize = i32::MAX as usize & PAGE_MASK;
@@ -25,6 +33,7 @@ pub(crate) struct Request {
     dst: Range<usize>,
     src: Range<usize>,
     allow_holes: bool,
+    wake: bool,
     limit: usize,
     /// How much of the source lies before the destination.
     own_src: usize,
@@ -48,8 +57,8 @@ pub(crate) enum Action {
 }
 
 impl Request {
-    /// Checks the arguments; `None` where one is wrong. `compat` says whether they come from a 32-bit
-    /// program.
+    /// Checks the arguments; `None` where one is wrong. `compat` says whether they come from a
+    /// 32-bit program.
     pub(crate) fn new(
         dst: usize,
         src: usize,
@@ -60,7 +69,7 @@ impl Request {
         if (src | dst | len) & !PAGE_MASK != 0 {
             return None;
         }
-        if flags & !ALLOW_SRC_HOLES != 0 || len == 0 {
+        if flags & !FLAGS != 0 || len == 0 {
             return None;
         }
         let limit = match len > COMPAT_MAX && compat() {
@@ -71,10 +80,17 @@ impl Request {
             dst: dst..dst.checked_add(len)?,
             src: src..src.checked_add(len)?,
             allow_holes: flags & ALLOW_SRC_HOLES != 0,
+            wake: flags & WAKE != 0,
             limit,
             // A source behind the destination is as far before it as can be.
             own_src: limit.min(dst.wrapping_sub(src)),
         })
+    }
+
+    /// Whether those are to be woken who wait for what is moved.
+    #[inline]
+    pub(crate) fn wakes(&self) -> bool {
+        self.wake
     }
 
     /// The whole destination.
@@ -185,7 +201,9 @@ mod tests {
     #[test]
     fn a18_flags() {
         assert!(request(DST, SRC, 1, ALLOW_SRC_HOLES).is_some());
-        assert_eq!(request(DST, SRC, 1, 1 << 1), None);
+        assert_eq!(request(DST, SRC, 1, 1 << 2), None);
+        let wakes = request(DST, SRC, 1, WAKE).map(|request| request.wakes());
+        assert_eq!(wakes, cfg!(CONFIG_USERFAULTFD_RANGE).then_some(true));
         assert_eq!(request(DST, SRC, 1, ALLOW_SRC_HOLES | 1 << 63), None);
     }
 

@@ -33,6 +33,7 @@ use kernel::{
     mm::{
         fault::VmFault,
         virt::{
+            flags,
             vm_flags_t,
             VmaRef, //
         },
@@ -58,11 +59,15 @@ unsafe extern "C" fn userfault_madvise(
     vm_flags: *mut vm_flags_t,
 ) -> c_int {
     // SAFETY: The caller promises that the mmap lock is held and that `vm_flags` is valid.
-    let (vma, flags) = unsafe { (VmaRef::from_raw(vma), &mut *vm_flags) };
+    let (vma, old) = unsafe { (VmaRef::from_raw(vma), &mut *vm_flags) };
 
-    match madvise::madvise(vma, advice, *flags) {
+    match madvise::madvise(vma, advice, *old) {
         Ok(new) => {
-            *flags = new;
+            if *old & !new & flags::USERFAULT != 0 {
+                // SAFETY: The caller promises that the mmap lock is held.
+                unsafe { vma.dismiss_waiters() };
+            }
+            *old = new;
             0
         }
         Err(e) => e.to_errno(),

@@ -18,3 +18,19 @@ __rust_helper bool rust_helper_in_compat_syscall(void)
 {
 	return in_compat_syscall();
 }
+
+__rust_helper int rust_helper_signal_pending_state(unsigned int state,
+						   struct task_struct *task)
+{
+	return signal_pending_state(state, task);
+}
+
+__rust_helper void rust_helper_set_current_state(unsigned int state)
+{
+	set_current_state(state);
+}
+
+__rust_helper void rust_helper___set_current_state(unsigned int state)
+{
+	__set_current_state(state);
+}

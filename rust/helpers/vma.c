@@ -60,3 +60,8 @@ rust_helper_folio_matches_swap_entry(const struct folio *folio,
 {
 	return folio_matches_swap_entry(folio, entry);
 }
+
+__rust_helper void rust_helper_release_fault_lock(struct vm_fault *vmf)
+{
+	release_fault_lock(vmf);
+}

@@ -34,4 +34,13 @@ impl Task {
         // SAFETY: The task is valid, and the function reads its flags as single words.
         unsafe { bindings::fatal_signal_pending(self.as_ptr()) != 0 }
     }
+
+    /// Whether the task is on its way out or dumps core. It is the running one, and no lock is
+    /// needed.
+    #[inline]
+    pub fn is_exiting_or_dumping(&self) -> bool {
+        // SAFETY: The task is valid, and the field is read as a single word.
+        let flags = unsafe { core::ptr::read_volatile(&raw const (*self.as_ptr()).flags) };
+        flags & (bindings::PF_EXITING | bindings::PF_DUMPCORE) != 0
+    }
 }

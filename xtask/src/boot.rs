@@ -37,10 +37,10 @@ pub fn test_program(
     in_guest(ctx, objects, name, program, &[mib.to_string()], GOOD, show)
 }
 
-/// Runs the example of the documentation in a guest.
-pub fn example(ctx: &Ctx) -> Result<()> {
-    let program = programs::example(ctx)?;
-    in_guest(ctx, &ctx.objects(), "example", &program, &[], "lazy_image: ok", |_| ())
+/// Runs an example of the documentation in a guest.
+pub fn example(ctx: &Ctx, name: &str) -> Result<()> {
+    let program = programs::example(ctx, name)?;
+    in_guest(ctx, &ctx.objects(), name, &program, &[], &format!("{name}: ok"), |_| ())
 }
 
 /// Runs a program that says `good` at its end where all is well.

@@ -58,7 +58,7 @@ impl Report {
 }
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(14);
+    ctx.ui.plan(16);
     if !kernel::prepare(ctx)? {
         bail!(tree::ELSEWHERE);
     }
@@ -78,7 +78,9 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         let moved = programs::test_program(ctx)
             .and_then(|program| boot::test_program(ctx, &ctx.objects(), "boot", &program, ctx.size, |_| ()));
         report.add(ctx, "the test program", moved);
-        report.add(ctx, "the example of the documentation", boot::example(ctx));
+        for name in programs::EXAMPLES {
+            report.add(ctx, &format!("{name}, an example of the documentation"), boot::example(ctx, name));
+        }
         let mut reports = Reports::default();
         let run = programs::tests(ctx)
             .and_then(|programs| tests(ctx, &ctx.objects(), "check", &programs, &ctx.tests, &mut reports));

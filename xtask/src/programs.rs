@@ -14,11 +14,13 @@ pub fn test_program(ctx: &Ctx) -> Result<PathBuf> {
     compile(ctx, &ctx.selftests(), &ctx.plain())
 }
 
-/// The example of Documentation/admin-guide/mm/userfault.rst. People paste it: no compiler of
-/// theirs is to complain.
-pub fn example(ctx: &Ctx) -> Result<PathBuf> {
-    ctx.ui.step("program", "the example of the documentation");
-    gcc(ctx, "lazy_image", &ctx.selftests(), &ctx.plain(), &["-pthread", "-Wpedantic", "-Werror"])
+/// The examples of Documentation/admin-guide/mm/userfault.rst.
+pub const EXAMPLES: [&str; 2] = ["lazy_image", "serve_holes"];
+
+/// One of them. People paste it: no compiler of theirs is to complain.
+pub fn example(ctx: &Ctx, name: &str) -> Result<PathBuf> {
+    ctx.ui.step("program", &format!("{name}, an example of the documentation"));
+    gcc(ctx, name, &ctx.selftests(), &ctx.plain(), &["-pthread", "-Wpedantic", "-Werror"])
 }
 
 /// The tests in Rust, and what they run.

@@ -27,14 +27,20 @@
 /**
  * define RAP_WAKE - wake the threads that wait on what was moved
  *
- * So that a handler needs no second call for it. EINVAL on a kernel without the
- * range protocol.
+ * So that a handler needs no second call for it. Wakes where a descriptor serves
+ * the destination by the range protocol, and does nothing elsewhere. EINVAL on a
+ * kernel without that protocol.
  */
 #define RAP_WAKE		(1UL << 1)
 
 /*
- * The range protocol. No kernel speaks it yet; the constants are declared so
- * that their values are known.
+ * The range protocol, a second dialect of userfaultfd(2): a descriptor to which
+ * a version is written before UFFDIO_API is said speaks it for good. On a kernel
+ * without it that write is EBADF.
+ *
+ * All numbers are __u64. After the handshake, a read gives the address of a page
+ * that a thread has touched and waits for, 8 bytes, and a write of 16 bytes,
+ * start and end, says what to do with a range.
  */
 
 /**
@@ -56,7 +62,8 @@
  * define USERFAULTFD_RANGE_REGISTER - in the low bits of start: register
  *
  * A write of 16 bytes, [start, end), wakes the threads that wait in the range.
- * [start | USERFAULTFD_RANGE_REGISTER, end) has the descriptor serve the range.
+ * [start | USERFAULTFD_RANGE_REGISTER, end) has the descriptor serve the range,
+ * where it is marked with MADV_USERFAULT.
  */
 #define USERFAULTFD_RANGE_REGISTER	0x1
 
@@ -64,7 +71,8 @@
  * define USERFAULTFD_RANGE_UNREGISTER - in the low bits of start: unregister
  *
  * [start | USERFAULTFD_RANGE_UNREGISTER, end) ends what
- * %USERFAULTFD_RANGE_REGISTER began.
+ * %USERFAULTFD_RANGE_REGISTER began, and wakes the threads that wait in the
+ * range.
  */
 #define USERFAULTFD_RANGE_UNREGISTER	0x2
 

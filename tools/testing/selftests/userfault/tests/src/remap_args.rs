@@ -48,12 +48,12 @@ fn a18_destination_comes_first() -> Outcome {
     ensure_holes(*src)
 }
 
-/// A18: RAP_ALLOW_SRC_HOLES is the only flag so far.
+/// A18: RAP_ALLOW_SRC_HOLES and RAP_WAKE are the only flags.
 fn a18_flags() -> Outcome {
     let (dst, src) = pair()?;
     for bit in 0..u64::BITS {
         let flags = 1 << bit;
-        if flags == RAP_ALLOW_SRC_HOLES {
+        if [RAP_ALLOW_SRC_HOLES, RAP_WAKE].contains(&flags) {
             continue;
         }
         for flags in [flags, flags | RAP_ALLOW_SRC_HOLES] {
@@ -64,11 +64,6 @@ fn a18_flags() -> Outcome {
             );
         }
     }
-    ensure_eq!(
-        remap(*dst, *src, RAP_WAKE),
-        Err(Errno::EINVAL),
-        "RAP_WAKE, for now"
-    );
     src.check_pages(1)?;
     ensure_eq!(remap(*dst, *src, RAP_ALLOW_SRC_HOLES), Ok(src.len));
     dst.check_pages(1)
@@ -137,7 +132,7 @@ fn a19_arguments_beat_pages() -> Outcome {
     ] {
         ensure_eq!(remap(**dst, **src, 0), Err(own), "the error of the pages");
         for (dst, src, len, flags) in [
-            (dst.addr, src.addr, src.len, RAP_WAKE),
+            (dst.addr, src.addr, src.len, 1 << 2),
             (dst.addr, src.addr, src.len + 1, 0),
             (dst.addr, src.addr + 1, page(), 0),
             (dst.addr + 1, src.addr, page(), 0),

@@ -101,7 +101,7 @@ fn a19_32_bit_arguments() -> Outcome {
         [to, from + 1, len, 0],
         [to, from, len - 1, 0],
         [to, from, 0, 0],
-        [to, from, len, 2],
+        [to, from, len, 4],
         [to, from, len, 1 << 31],
         [to, from, (1 << 32) - page, 0],
         [(1 << 32) - page, from, len, 0],

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 pub const NR_REMAP_ANON_PAGES: i64 = 548;
 /// Accept holes in the source.
 pub const RAP_ALLOW_SRC_HOLES: u64 = 1 << 0;
-/// To wake waiters; not there yet.
+/// Wake those who wait for what was moved.
 pub const RAP_WAKE: u64 = 1 << 1;
 /// Mark memory: a hole in it raises SIGBUS.
 pub const MADV_USERFAULT: i32 = 118;

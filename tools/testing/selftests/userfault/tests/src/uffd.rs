@@ -6,7 +6,7 @@ use crate::harness::Skip;
 use crate::sys::Span;
 use anyhow::Context;
 use nix::errno::Errno;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 const UFFD_API: u64 = 0xaa;
 const UFFD_FEATURE_SIGBUS: u64 = 1 << 7;
@@ -66,9 +66,10 @@ const fn request<T>(number: u64) -> u64 {
     READ_WRITE << 30 | (size_of::<T>() as u64) << 16 | 0xaa << 8 | number
 }
 
-fn ioctl<T>(fd: &OwnedFd, number: u64, arg: &mut T) -> nix::Result<()> {
+fn ioctl<T>(fd: impl AsFd, number: u64, arg: &mut T) -> nix::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
     // SAFETY: The argument is of the type that the request names.
-    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request::<T>(number), arg) }).map(drop)
+    Errno::result(unsafe { libc::ioctl(fd, request::<T>(number), arg) }).map(drop)
 }
 
 /// Opens a descriptor that has these features, or skips the test.
@@ -92,13 +93,32 @@ fn open(features: u64) -> anyhow::Result<OwnedFd> {
 }
 
 fn register(fd: &OwnedFd, span: Span, mode: u64) -> anyhow::Result<()> {
+    try_register(fd, span, mode).context("UFFDIO_REGISTER")
+}
+
+fn try_register(fd: impl AsFd, span: Span, mode: u64) -> nix::Result<()> {
     let mut arg = Register {
         start: span.addr as u64,
         len: span.len as u64,
         mode,
         ioctls: 0,
     };
-    ioctl(fd, 0x00, &mut arg).context("UFFDIO_REGISTER")
+    ioctl(fd, 0x00, &mut arg)
+}
+
+/// Says UFFDIO_API on any descriptor, without a feature.
+pub fn say_api(fd: impl AsFd) -> nix::Result<()> {
+    let mut api = Api {
+        api: UFFD_API,
+        features: 0,
+        ioctls: 0,
+    };
+    ioctl(fd, 0x3f, &mut api)
+}
+
+/// Registers a range for missing pages on any descriptor.
+pub fn try_missing(fd: impl AsFd, span: Span) -> nix::Result<()> {
+    try_register(fd, span, UFFDIO_REGISTER_MODE_MISSING)
 }
 
 /// Opens a descriptor that can move pages.

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What becomes of those who wait when a descriptor, a mapping or a process goes away, and of
+//! faults by the kernel.
+
+use crate::harness::Outcome;
+use crate::proc::ensure_holes;
+use crate::process::{in_child, join, must_pass_in_child, Ended};
+use crate::range::{resolve, wait_until, LetGo, Range, A_WHILE, USER_MODE_ONLY};
+use crate::sys::{page, remap_all, Area, Map, Span};
+use crate::touch::Fault;
+use crate::{ensure_eq, register};
+use anyhow::{bail, ensure, Context};
+use nix::errno::Errno;
+use nix::sys::signal::{kill, Signal};
+use nix::sys::uio::{process_vm_readv, process_vm_writev, RemoteIoVec};
+use nix::unistd::{fork, getpid, ForkResult};
+use std::io::{IoSlice, IoSliceMut};
+use std::thread;
+
+/// Waits in a hole, with another thread, while `end` ends that, and says what the thread saw.
+fn seen_while(
+    fd: &Range,
+    hole: Span,
+    read_first: bool,
+    end: impl FnOnce() -> Outcome,
+) -> anyhow::Result<Result<u8, Fault>> {
+    thread::scope(|scope| {
+        let _end = LetGo::at_the_end(hole);
+        let thread = scope.spawn(move || hole.load());
+        if read_first {
+            ensure_eq!(fd.fault()?, hole.addr);
+        } else {
+            fd.wait_for(1)?;
+        }
+        end()?;
+        Ok(thread.join().expect("no panic"))
+    })
+}
+
+/// A70: with the descriptor closed, whoever waited gets SIGBUS, read or unread; never a zero page.
+fn a70_close_under_waiters() -> Outcome {
+    for read_first in [false, true] {
+        let area = Area::pages(1)?;
+        let fd = Range::serving(*area)?;
+        // The thread that waits does not use it.
+        let raw = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&fd));
+        let seen = seen_while(&fd, *area, read_first, || {
+            // SAFETY: It is not closed again: see below.
+            ensure_eq!(unsafe { libc::close(raw) }, 0);
+            Ok(())
+        })?;
+        std::mem::forget(fd);
+        ensure_eq!(
+            seen,
+            Err(Fault::sigbus(area.addr)),
+            "read first: {read_first}"
+        );
+        ensure_holes(*area)?;
+    }
+    Ok(())
+}
+
+/// C25: the end of a registration wakes, after it has taken effect: SIGBUS.
+fn c25_unregister_under_waiters() -> Outcome {
+    for read_first in [false, true] {
+        let area = Area::pages(3)?;
+        let fd = Range::serving(*area)?;
+        let seen = seen_while(&fd, area.page(1), read_first, || {
+            ensure_eq!(fd.unregister(area.page(1)), Ok(16));
+            Ok(())
+        })?;
+        ensure_eq!(seen, Err(Fault::sigbus(area.page(1).addr)));
+        ensure_eq!(fd.counts()?, (0, 0));
+    }
+    Ok(())
+}
+
+/// C25: without the mark holes are filled as ever, for those too who wait.
+fn c25_nouserfault_under_waiters() -> Outcome {
+    let area = Area::pages(3)?;
+    let fd = Range::serving(*area)?;
+    let seen = seen_while(&fd, area.page(1), true, || area.page(1).unmark())?;
+    ensure_eq!(seen, Ok(0));
+    area.page(1).check_zero()
+}
+
+/// C25, C19: munmap wakes: SIGSEGV.
+fn c25_c19_munmap_under_waiters() -> Outcome {
+    let area = Area::pages(3)?;
+    let fd = Range::serving(*area)?;
+    let hole = area.page(1);
+    let seen = seen_while(&fd, hole, true, || Ok(hole.unmap()?))?;
+    ensure_eq!(seen.map_err(|fault| fault.signal), Err(Signal::SIGSEGV));
+    ensure_eq!(fd.counts()?, (0, 0));
+    Ok(())
+}
+
+/// C25: so does mremap, for the place that it leaves; with MREMAP_DONTUNMAP it is SIGBUS there.
+fn c25_mremap_under_waiters() -> Outcome {
+    for (more, want) in [
+        (0, Signal::SIGSEGV),
+        (libc::MREMAP_DONTUNMAP, Signal::SIGBUS),
+    ] {
+        let (area, place) = (Area::pages(3)?, Map::pages(3).map()?);
+        let fd = Range::serving(*area)?;
+        let seen = seen_while(&fd, area.page(1), true, || {
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | more;
+            area.mremap(area.len, flags, place.addr).context("mremap")?;
+            Ok(())
+        })?;
+        ensure_eq!(seen.map_err(|fault| fault.signal), Err(want));
+        ensure_eq!(fd.counts()?, (0, 0));
+    }
+    Ok(())
+}
+
+/// MADV_DONTNEED under one who waits changes nothing: it is a hole still, and served.
+fn a70_dontneed_under_waiters() -> Outcome {
+    let (src, area) = (Area::filled(1, 5)?, Area::pages(1)?);
+    let fd = Range::serving(*area)?;
+    thread::scope(|scope| -> Outcome {
+        let _end = LetGo::at_the_end(*area);
+        let thread = scope.spawn(|| area.check(5));
+        ensure_eq!(fd.fault()?, area.addr);
+        area.advise(libc::MADV_DONTNEED)?;
+        fd.ensure_silent()?;
+        resolve(*area, *src)?;
+        join(thread)
+    })
+}
+
+/// A fork under one who waits: the parent's thread waits on, the child has SIGBUS.
+fn c31_fork_under_waiters() -> Outcome {
+    let (src, area) = (Area::filled(1, 5)?, Area::pages(1)?);
+    src.advise(libc::MADV_DONTFORK)?;
+    let fd = Range::serving(*area)?;
+    thread::scope(|scope| -> Outcome {
+        let _end = LetGo::at_the_end(*area);
+        let thread = scope.spawn(|| area.check(5));
+        ensure_eq!(fd.fault()?, area.addr);
+        must_pass_in_child(|| {
+            ensure_eq!(area.load(), Err(Fault::sigbus(area.addr)));
+            Ok(())
+        })?;
+        ensure_eq!(fd.counts()?, (0, 1));
+        resolve(*area, *src)?;
+        join(thread)
+    })
+}
+
+/// A71: a process whose threads wait can be killed, and ends when one of them ends it.
+fn a71_exit_and_kill() -> Outcome {
+    for by_signal in [false, true] {
+        let ended = in_child(|| {
+            let area = Area::pages(8)?;
+            let fd = Range::serving(*area)?;
+            for part in area.each_page() {
+                thread::spawn(move || part.load());
+            }
+            fd.wait_for(8)?;
+            for _ in 0..4 {
+                fd.fault()?;
+            }
+            if by_signal {
+                kill(getpid(), Signal::SIGKILL)?;
+            }
+            Ok(())
+        })?;
+        match by_signal {
+            false => ensure_eq!(ended, Ended::Passed),
+            true => ensure_eq!(ended, Ended::Killed(Signal::SIGKILL)),
+        }
+    }
+    Ok(())
+}
+
+/// An exec under those who wait ends them, and the new program starts.
+fn a71_exec() -> Outcome {
+    let ended = in_child(|| {
+        let area = Area::pages(2)?;
+        let fd = Range::serving(*area)?;
+        for part in area.each_page() {
+            thread::spawn(move || part.load());
+        }
+        fd.wait_for(2)?;
+        let error = nix::unistd::execv(c"/proc/self/exe", &[c"tests", c"--help"]);
+        bail!("execv: {error:?}")
+    })?;
+    ensure_eq!(ended, Ended::Passed);
+    Ok(())
+}
+
+/// A handler in another process that dies with faults read and unread: SIGBUS for all, no zero
+/// page.
+fn a70_handler_dies() -> Outcome {
+    const THREADS: usize = 6;
+    let area = Area::pages(THREADS)?;
+    let fd = Range::serving(*area)?;
+    // SAFETY: This process has one thread; the child only waits.
+    let handler = match unsafe { fork() }? {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            for _ in 0..THREADS / 2 {
+                let _ = fd.read();
+            }
+            loop {
+                nix::unistd::pause();
+            }
+        }
+    };
+    drop_here(fd, THREADS, *area, || {
+        kill(handler, Signal::SIGKILL)?;
+        nix::sys::wait::waitpid(handler, None).map(drop)?;
+        Ok(())
+    })
+}
+
+/// Has threads wait while the descriptor lives in another process only, which `end` ends.
+fn drop_here(fd: Range, threads: usize, span: Span, end: impl FnOnce() -> Outcome) -> Outcome {
+    thread::scope(|scope| -> Outcome {
+        let _end = LetGo::at_the_end(span);
+        let waiting: Vec<_> = (0..threads)
+            .map(|index| {
+                let part = span.page(index);
+                scope.spawn(move || -> Outcome {
+                    ensure_eq!(part.load(), Err(Fault::sigbus(part.addr)));
+                    Ok(())
+                })
+            })
+            .collect();
+        wait_until(|| Ok(fd.counts()? == (threads as u64 / 2, threads as u64)))?;
+        drop(fd);
+        thread::sleep(A_WHILE);
+        ensure!(
+            !waiting.iter().any(|thread| thread.is_finished()),
+            "not served"
+        );
+        end()?;
+        waiting.into_iter().try_for_each(join)
+    })?;
+    ensure_holes(span)
+}
+
+/// Serves one fault of a call that another thread makes.
+fn serve_call<R: Send>(
+    fd: &Range,
+    hole: Span,
+    src: Span,
+    call: impl FnOnce() -> R + Send,
+) -> anyhow::Result<R> {
+    hole.mark()?;
+    thread::scope(|scope| {
+        let _end = LetGo::at_the_end(hole);
+        let thread = scope.spawn(call);
+        ensure_eq!(fd.fault()?, hole.addr);
+        remap_all(hole, src)?;
+        ensure_eq!(fd.wake(hole), Ok(16));
+        Ok(thread.join().expect("no panic"))
+    })
+}
+
+/// A11, A81: the kernel's accesses to a hole wait too, and the call does not notice.
+fn a11_a81_system_calls_wait() -> Outcome {
+    let (area, me) = (Area::pages(8)?, getpid());
+    let fd = Range::serving(*area)?;
+    let source = |seed| Area::filled(1, seed);
+    let (reader, writer) = nix::unistd::pipe()?;
+
+    let (hole, src) = (area.page(0), source(1)?);
+    let written = serve_call(&fd, hole, *src, || {
+        // SAFETY: The kernel checks the pointer.
+        let written = unsafe {
+            libc::write(
+                std::os::fd::AsRawFd::as_raw_fd(&writer),
+                hole.addr as *const _,
+                16,
+            )
+        };
+        Errno::result(written)
+    })?;
+    ensure_eq!(written, Ok(16));
+
+    let (hole, src) = (area.page(1), source(2)?);
+    let read = serve_call(&fd, hole, *src, || {
+        // SAFETY: The kernel checks the pointer, and the memory is never borrowed.
+        let read = unsafe {
+            libc::read(
+                std::os::fd::AsRawFd::as_raw_fd(&reader),
+                hole.addr as *mut _,
+                16,
+            )
+        };
+        Errno::result(read)
+    })?;
+    ensure_eq!(read, Ok(16));
+
+    let (hole, src) = (area.page(2), source(3)?);
+    let want = src.bytes();
+    let mut seen = vec![0; page()];
+    let read = serve_call(&fd, hole, *src, || {
+        let remote = RemoteIoVec {
+            base: hole.addr,
+            len: page(),
+        };
+        process_vm_readv(me, &mut [IoSliceMut::new(&mut seen)], &[remote])
+    })?;
+    ensure_eq!(read, Ok(page()));
+    ensure!(seen == want, "process_vm_readv read something else");
+
+    let (hole, src) = (area.page(3), source(4)?);
+    let wrote = serve_call(&fd, hole, *src, || {
+        let remote = RemoteIoVec {
+            base: hole.addr,
+            len: 8,
+        };
+        process_vm_writev(me, &[IoSlice::new(&[7; 8])], &[remote])
+    })?;
+    ensure_eq!(wrote, Ok(8));
+
+    let (hole, src) = (area.page(4), source(5)?);
+    src.lock(0)?;
+    let locked = serve_call(&fd, hole, *src, || hole.lock(0))?;
+    ensure_eq!(locked, Ok(()));
+
+    let (hole, src) = (area.page(5), source(6)?);
+    let futex = serve_call(&fd, hole, *src, || {
+        // SAFETY: The kernel checks the pointer; the value is another, so it does not wait.
+        let ret = unsafe { libc::syscall(libc::SYS_futex, hole.addr, libc::FUTEX_WAIT, 1, 0) };
+        Errno::result(ret)
+    })?;
+    ensure_eq!(futex, Err(Errno::EAGAIN));
+    Ok(())
+}
+
+/// A descriptor for accesses of programs only never keeps the kernel waiting: EFAULT.
+fn a11_user_mode_only() -> Outcome {
+    let (src, area) = (Area::filled(1, 1)?, Area::marked(1)?);
+    let fd = Range::with(USER_MODE_ONLY)?;
+    fd.register(*area)?;
+    let (_reader, writer) = nix::unistd::pipe()?;
+    // SAFETY: The kernel checks the pointer.
+    let written = unsafe {
+        libc::write(
+            std::os::fd::AsRawFd::as_raw_fd(&writer),
+            area.addr as *const _,
+            16,
+        )
+    };
+    ensure_eq!(Errno::result(written), Err(Errno::EFAULT));
+    fd.ensure_silent()?;
+    thread::scope(|scope| -> Outcome {
+        let _end = LetGo::at_the_end(*area);
+        let thread = scope.spawn(|| area.check(1));
+        ensure_eq!(fd.fault()?, area.addr);
+        resolve(*area, *src)?;
+        join(thread)
+    })
+}
+
+/// A84: nothing is locked while a thread waits: others map, unmap and protect beside it.
+fn a84_nothing_is_held() -> Outcome {
+    let (src, area) = (Area::filled(1, 1)?, Area::pages(4)?);
+    let fd = Range::serving(*area)?;
+    let hole = area.page(1);
+    thread::scope(|scope| -> Outcome {
+        let _end = LetGo::at_the_end(*area);
+        let thread = scope.spawn(|| hole.check(1));
+        ensure_eq!(fd.fault()?, hole.addr);
+        area.page(0).protect(libc::PROT_READ)?;
+        area.page(3).unmap()?;
+        area.page(2).advise(libc::MADV_DONTDUMP)?;
+        drop(Area::filled(4, 1)?);
+        resolve(hole, *src)?;
+        join(thread)
+    })
+}
+
+register!(
+    a70_close_under_waiters,
+    c25_unregister_under_waiters,
+    c25_nouserfault_under_waiters,
+    c25_c19_munmap_under_waiters,
+    c25_mremap_under_waiters,
+    a70_dontneed_under_waiters,
+    c31_fork_under_waiters,
+    a71_exit_and_kill,
+    a71_exec,
+    a70_handler_dies,
+    a11_a81_system_calls_wait,
+    a11_user_mode_only,
+    a84_nothing_is_held,
+);
