@@ -6,6 +6,7 @@
 //! (QEMU's -icount), not time.  Each figure is the least of several rounds: the one in which no
 //! interrupt was.  Whatever cannot be measured is an error, so that no row is missing unseen.
 
+use crate::bench_fault;
 use crate::knobs::set_thp;
 use crate::proc::vmstat;
 use crate::process::stay_on;
@@ -180,7 +181,7 @@ impl Work {
 }
 
 /// The least instructions for a page in several rounds, each so many for so many pages.
-fn least(mut round: impl FnMut() -> anyhow::Result<(u64, usize)>) -> anyhow::Result<f64> {
+pub fn least(mut round: impl FnMut() -> anyhow::Result<(u64, usize)>) -> anyhow::Result<f64> {
     let mut least = f64::INFINITY;
     for _ in 0..ROUNDS {
         let (took, pages) = round()?;
@@ -199,11 +200,11 @@ fn now() -> u64 {
     }
 }
 
-fn print(work: &str, how: &str, unit: &str, value: f64) {
+pub fn print(work: &str, how: &str, unit: &str, value: f64) {
     println!("bench|{work}|{how}|{unit}|{value:.2}");
 }
 
-const A_PAGE: &str = "instructions a page";
+pub const A_PAGE: &str = "instructions a page";
 
 /// What everything else can be compared with.
 fn plain() -> anyhow::Result<()> {
@@ -227,7 +228,7 @@ fn plain() -> anyhow::Result<()> {
 }
 
 /// Writes to each page.  Returns the instructions.
-fn touch_all(area: Span) -> u64 {
+pub fn touch_all(area: Span) -> u64 {
     let start = now();
     for part in area.each_page() {
         // SAFETY: The memory is mapped and never borrowed.
@@ -327,5 +328,6 @@ pub fn run() -> anyhow::Result<()> {
         }
     }
     sigbus()?;
+    bench_fault::run()?;
     flushes(&works)
 }

@@ -6,6 +6,7 @@
 //! the Test Anything Protocol.  A kernel without the calls fails the tests: none is skipped for it.
 
 mod bench;
+mod bench_fault;
 mod cgroup;
 mod compat;
 mod content;
@@ -42,6 +43,7 @@ mod range;
 mod range_fault;
 mod range_life;
 mod range_protocol;
+mod range_race;
 mod range_register;
 mod remap_args;
 mod remap_busy;

@@ -167,6 +167,23 @@ pub fn register_missing(span: Span) -> anyhow::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Reads the address of a fault.
+#[inline(always)]
+pub fn read_fault(fd: &OwnedFd) -> nix::Result<usize> {
+    /// Of a fault in `struct uffd_msg`.
+    const ADDRESS: usize = 2;
+    let mut message = [0u64; 4];
+    // SAFETY: There is room for a message.
+    let read = unsafe {
+        libc::read(
+            fd.as_raw_fd(),
+            message.as_mut_ptr().cast(),
+            size_of_val(&message),
+        )
+    };
+    Errno::result(read).map(|_| message[ADDRESS] as usize)
+}
+
 /// Fills a range with zero pages, which wakes those who wait for them.
 pub fn zero(fd: &OwnedFd, span: Span) -> nix::Result<()> {
     fill(fd, span, 0x04)
