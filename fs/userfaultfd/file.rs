@@ -102,11 +102,7 @@ fn next_fault(ctx: &Context, descriptor: &Descriptor, may_wait: bool) -> Result<
 /// there are fewer, where the handshake waits to be read, or where the descriptor speaks mainline's
 /// dialect; `EFAULT` for a bad buffer; what [`Command::new`] and [`registration`] say; `ENOENT`
 /// where nobody was there to be woken, `ESRCH` where nobody can be. May sleep.
-pub(crate) fn write(
-    ctx: &Context,
-    from: &mut IovIterSource<'_>,
-    may_sleep: bool,
-) -> Result<usize> {
+pub(crate) fn write(ctx: &Context, from: &mut IovIterSource<'_>, may_sleep: bool) -> Result<usize> {
     // Who cannot sleep comes again, in a thread that can.
     if !may_sleep {
         return Err(EAGAIN);

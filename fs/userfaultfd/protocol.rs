@@ -129,7 +129,10 @@ mod tests {
     fn a59_a62_commands() {
         let range = AT as usize..END as usize;
         assert_eq!(Command::new(AT, END), Ok(Command::Wake(range.clone())));
-        assert_eq!(Command::new(AT | 1, END), Ok(Command::Register(range.clone())));
+        assert_eq!(
+            Command::new(AT | 1, END),
+            Ok(Command::Register(range.clone()))
+        );
         assert_eq!(Command::new(AT | 2, END), Ok(Command::Unregister(range)));
     }
 

@@ -204,8 +204,13 @@ unsafe extern "C" fn userfaultfd_range_write(
     from: *mut bindings::iov_iter,
 ) -> isize {
     // SAFETY: The caller promises it.
-    let (ctx, call, from) =
-        unsafe { (context(iocb), (*iocb).ki_flags, IovIterSource::from_raw(from)) };
+    let (ctx, call, from) = unsafe {
+        (
+            context(iocb),
+            (*iocb).ki_flags,
+            IovIterSource::from_raw(from),
+        )
+    };
     into_size(file::write(ctx, from, call & bindings::IOCB_NOWAIT == 0))
 }
 
@@ -240,7 +245,12 @@ unsafe extern "C" fn userfaultfd_range_show(
     };
     let counts = descriptor.waiters.counts();
     let version = bindings::USERFAULTFD_PROTOCOL;
-    seq_print!(m, "pending:\t{}\ntotal:\t{}\n", counts.pending, counts.total);
+    seq_print!(
+        m,
+        "pending:\t{}\ntotal:\t{}\n",
+        counts.pending,
+        counts.total
+    );
     seq_print!(m, "protocols:\t{version:x}\n");
     true
 }

@@ -112,7 +112,14 @@ pub(crate) fn remap_anon_pages(dst: usize, src: usize, len: usize, flags: usize)
 
     match call.moved {
         0 => result.map(|()| 0),
-        moved => Ok(moved),
+        moved => {
+            if call.request.wakes() {
+                if let Some(mm) = current!().mm() {
+                    call.wake(mm);
+                }
+            }
+            Ok(moved)
+        }
     }
 }
 
@@ -183,6 +190,17 @@ impl Remap {
         self.request.src(self.moved)
     }
 
+    /// Wakes those who wait for what is moved. If the vma has gone meanwhile they are awake.
+    #[cold]
+    fn wake(&self, mm: &MmWithUser) {
+        let (start, end) = (self.request.dst(0).start, self.dst().start);
+        if let Some(vma) = mm.lock_vma_under_rcu(start) {
+            vma.wake_waiters(start..end);
+        } else if let Some(vma) = mm.mmap_read_lock().vma_lookup(start) {
+            vma.wake_waiters(start..end);
+        }
+    }
+
     /// Moves everything, or as much as can be moved until the error that is returned.
     #[inline(always)]
     fn run(&mut self, mm: &MmWithUser) -> Result {
@@ -193,12 +211,7 @@ impl Remap {
                     Locked::Vmas(dst, src) => (&**dst, src.as_deref().unwrap_or(dst)),
                     Locked::Mmap(mmap) => self.prepare(mmap)?,
                 };
-                let start = self.dst().start;
-                let step = self.run_locked(dst, src);
-                if self.request.wakes() {
-                    dst.wake_waiters(start..self.dst().start);
-                }
-                step?
+                self.run_locked(dst, src)?
             };
             match step {
                 Step::Continue => return Ok(()),
@@ -418,16 +431,21 @@ impl Remap {
         }
         // Nothing is in the way of one that fits, but what it takes to get there: a pmd table, or,
         // where small pages have been, an empty pte table.
+        let mut whole =
+            cfg!(CONFIG_TRANSPARENT_HUGEPAGE) && self.request.fits_huge(self.moved, pmd_size());
         #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
-        if self.request.fits_huge(self.moved, pmd_size()) && from.is_movable() {
+        if whole && from.is_movable() {
             match to {
-                Entry::Table(to) if !to.free_empty_table() => {}
+                // Something comes later: the pages before it are to move all the same.
+                Entry::Table(to) if !to.free_empty_table() => whole = to.lock_table().is_none(),
                 Entry::Table(_) => return Ok(Step::Continue),
                 // There will be a slot then.
                 _ => return dst.alloc_pmd().map(|_| Step::Continue),
             }
         }
         match from.lock_huge() {
+            // Another call has put it there since we looked.
+            LockHuge::Locked(_) | LockHuge::Not(HugeKind::ZeroPage) if whole => Ok(Step::Continue),
             LockHuge::Locked(folio) => self.split(folio),
             LockHuge::Contended(folio) => Ok(Step::Wait(folio)),
             LockHuge::Not(kind) => {

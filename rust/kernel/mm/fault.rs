@@ -237,9 +237,7 @@ impl VmaRef {
     pub fn wake_waiters(&self, range: Range<usize>) {
         if self.is_served() {
             // SAFETY: The vma is locked by its type invariants, and served.
-            unsafe {
-                bindings::userfaultfd_range_wake_vma(self.as_ptr(), range.start, range.end)
-            };
+            unsafe { bindings::userfaultfd_range_wake_vma(self.as_ptr(), range.start, range.end) };
         }
     }
 

@@ -108,10 +108,12 @@ impl<T: Range> Context<T> {
     /// the vma is locked.
     #[inline]
     pub fn serving(vma: &VmaRef) -> Option<&Self> {
+        if !vma.is_served() {
+            return None;
+        }
         // SAFETY: The flag is set together with the context, which stays until it is taken out of
         // every vma.
-        vma.is_served()
-            .then(|| unsafe { Self::from_raw(vma.userfaultfd()) })
+        Some(unsafe { Self::from_raw(vma.userfaultfd()) })
     }
 
     #[inline]
@@ -132,9 +134,7 @@ impl<T: Range> Context<T> {
         match self.features().load(Acquire) {
             0 => Dialect::Undecided,
             // SAFETY: It was put there before, see `speak_range`, and lives as long as the context.
-            RANGE => {
-                Dialect::Range(unsafe { <Pin<KBox<T>>>::borrow(self.slot().load(Acquire)) })
-            }
+            RANGE => Dialect::Range(unsafe { <Pin<KBox<T>>>::borrow(self.slot().load(Acquire)) }),
             _ => Dialect::Mainline,
         }
     }
@@ -155,7 +155,11 @@ impl<T: Range> Context<T> {
         let undecided = matches!(self.dialect(), Dialect::Undecided);
         if undecided && self.slot().load(Acquire).is_null() {
             let new = KBox::pin_init(T::new(), GFP_KERNEL)?.into_foreign();
-            if self.slot().cmpxchg(core::ptr::null_mut(), new, Full).is_err() {
+            if self
+                .slot()
+                .cmpxchg(core::ptr::null_mut(), new, Full)
+                .is_err()
+            {
                 // SAFETY: Another was faster; this one was given to nobody.
                 drop(unsafe { <Pin<KBox<T>>>::from_foreign(new) });
             }

@@ -15,9 +15,7 @@
 //! [`include/linux/sched.h`](srctree/include/linux/sched.h)
 
 use crate::{
-    bindings,
-    container_of,
-    current,
+    bindings, container_of, current,
     mm::fault::{
         FaultResult,
         Hole,
