@@ -26,6 +26,7 @@ use crate::{
         State, //
     },
     registration,
+    wake,
     Context,
     Descriptor, //
 };
@@ -137,11 +138,9 @@ fn run(ctx: &Context, command: Command) -> Result {
     match command {
         Command::Register(range) => registration::register(ctx, &range),
         Command::Unregister(range) => registration::unregister(ctx, &range),
-        Command::Wake(range) => match ctx.range() {
-            Some(descriptor) if descriptor.waiters.wake(range) => Ok(()),
-            _ if ctx.is_alive() => Err(ENOENT),
-            _ => Err(ESRCH),
-        },
+        Command::Wake(range) if wake(ctx, range.clone()) => Ok(()),
+        Command::Wake(_) if ctx.is_alive() => Err(ENOENT),
+        Command::Wake(_) => Err(ESRCH),
     }
 }
 

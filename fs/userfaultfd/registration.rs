@@ -18,7 +18,10 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-use crate::Context;
+use crate::{
+    wake,
+    Context, //
+};
 use core::ops::Range;
 
 /// Has the descriptor serve `range`.
@@ -45,9 +48,7 @@ pub(crate) fn unregister(ctx: &Context, range: &Range<usize>) -> Result {
     check(ctx, &mmap, range, false)?;
     mmap.split_around(range, VmaRef::is_served)?;
     mmap.unregister(range);
-    if let Some(descriptor) = ctx.range() {
-        descriptor.waiters.wake(range.clone());
-    }
+    wake(ctx, range.clone());
     Ok(())
 }
 
@@ -65,9 +66,7 @@ pub(crate) fn left_behind(mmap: &mut MmapWriteGuard<'_>, range: &Range<usize>) {
     if mmap.split_around(range, VmaRef::is_served).is_ok() {
         mmap.unregister(range);
     }
-    if let Some(descriptor) = ctx.range() {
-        descriptor.waiters.wake(range.clone());
-    }
+    wake(&ctx, range.clone());
 }
 
 fn address_space(ctx: &Context, range: &Range<usize>) -> Result<ARef<MmWithUser>> {

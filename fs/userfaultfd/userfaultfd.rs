@@ -49,6 +49,7 @@ use kernel::{
     }, //
 };
 
+use core::ops;
 use protocol::State;
 
 const __LOG_PREFIX: &[u8] = b"userfaultfd\0";
@@ -62,6 +63,12 @@ struct Descriptor {
 }
 
 type Context = userfaultfd::Context<Descriptor>;
+
+/// Wakes those who wait for a page in `range`, and says whether there was one. Does not sleep.
+fn wake(ctx: &Context, range: ops::Range<usize>) -> bool {
+    ctx.range()
+        .is_some_and(|descriptor| descriptor.waiters.wake(range))
+}
 
 // SAFETY: It is the only one.
 unsafe impl Range for Descriptor {
@@ -101,9 +108,8 @@ unsafe extern "C" fn userfaultfd_range_wake_vma(
     end: usize,
 ) {
     // SAFETY: The caller promises that the vma is locked.
-    let vma = unsafe { VmaRef::from_raw(vma) };
-    if let Some(descriptor) = Context::serving(vma).and_then(|ctx| ctx.range()) {
-        descriptor.waiters.wake(start..end);
+    if let Some(ctx) = Context::serving(unsafe { VmaRef::from_raw(vma) }) {
+        wake(ctx, start..end);
     }
 }
 
