@@ -38,7 +38,8 @@ use core::{
     ptr, //
 };
 
-/// A thread that waits. All but the first three fields stay as they are.
+/// A thread that waits. What is not `woken` is read and written with the queue locked, or before
+/// the waiter is added.
 struct Waiter {
     /// In [`Queue::tree`], until it is woken.
     node: bindings::rb_node,
@@ -78,7 +79,7 @@ impl Report {
 /// How many threads wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Of these is not reported yet.
+    /// Those that are not reported yet.
     pub pending: usize,
     /// All.
     pub total: usize,

@@ -7,7 +7,7 @@ use crate::sys::{page, remap, Span, RAP_WAKE};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// The version of the protocol, and the answer to any other.
@@ -63,6 +63,11 @@ impl Range {
         span.mark()?;
         fd.register(span).context("register")?;
         Ok(fd)
+    }
+
+    /// Its number.
+    pub fn raw(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 
     /// Writes words.

@@ -201,7 +201,7 @@ fn c23_report_that_is_not_copied() -> Outcome {
             })
             .collect::<anyhow::Result<_>>()?;
         for _ in 0..3 {
-            let raw = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&fd));
+            let raw = fd.raw();
             // SAFETY: The kernel checks the pointer.
             let read = unsafe { libc::read(raw, nowhere.addr as *mut _, 8) };
             ensure_eq!(Errno::result(read), Err(Errno::EFAULT));
@@ -221,9 +221,8 @@ extern "C" fn on_signal(_: libc::c_int) {
     HANDLED.fetch_add(1, Ordering::SeqCst);
 }
 
-/// A71, C18: a signal's handler runs while its thread waits for a page, and then the touch is made
-/// and told again.
-fn a71_c18_signal_in_a_wait() -> Outcome {
+/// Counts SIGUSR1, which does not start interrupted calls again.
+fn handle_sigusr1() -> Outcome {
     let action = SigAction::new(
         SigHandler::Handler(on_signal),
         SaFlags::empty(),
@@ -231,6 +230,13 @@ fn a71_c18_signal_in_a_wait() -> Outcome {
     );
     // SAFETY: The handler does what a handler may.
     unsafe { sigaction(Signal::SIGUSR1, &action) }?;
+    Ok(())
+}
+
+/// A71, C18: a signal's handler runs while its thread waits for a page, and then the touch is made
+/// and told again.
+fn a71_c18_signal_in_a_wait() -> Outcome {
+    handle_sigusr1()?;
     let (src, dst) = (Area::filled(1, 9)?, Area::pages(1)?);
     let fd = Range::serving(*dst)?;
     let hole = *dst;
@@ -334,13 +340,7 @@ fn a56_read_waits() -> Outcome {
     let dst = Area::pages(1)?;
     let eager = Range::without_waiting()?;
     ensure_eq!(eager.read(), Err(Errno::EAGAIN));
-    let action = SigAction::new(
-        SigHandler::Handler(on_signal),
-        SaFlags::empty(),
-        SigSet::empty(),
-    );
-    // SAFETY: The handler does what a handler may.
-    unsafe { sigaction(Signal::SIGUSR1, &action) }?;
+    handle_sigusr1()?;
     let fd = std::sync::Arc::new(Range::serving(*dst)?);
     let done = std::sync::Arc::new(AtomicBool::new(false));
     let thread = thread::spawn({

@@ -44,7 +44,7 @@ fn a70_close_under_waiters() -> Outcome {
         let area = Area::pages(1)?;
         let fd = Range::serving(*area)?;
         // The thread that waits does not use it.
-        let raw = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&fd));
+        let raw = fd.raw();
         let seen = seen_while(&fd, *area, read_first, || {
             // SAFETY: It is not closed again: see below.
             ensure_eq!(unsafe { libc::close(raw) }, 0);

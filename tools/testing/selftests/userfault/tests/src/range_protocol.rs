@@ -16,7 +16,7 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::unistd::{fork, ForkResult, Pid};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::thread;
 
 const NONE: PollFlags = PollFlags::empty();
@@ -30,7 +30,7 @@ fn a46_flags() -> Outcome {
     }
     let fd = Range::open(0)?;
     // SAFETY: It reads the flags only.
-    let flags = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GETFL) };
+    let flags = unsafe { libc::fcntl(fd.raw(), libc::F_GETFL) };
     ensure_eq!(flags & libc::O_ACCMODE, libc::O_RDWR);
     Ok(())
 }
@@ -78,7 +78,7 @@ fn a51_c1_unknown_version() -> Outcome {
 fn a52_short_and_bad_buffers() -> Outcome {
     let nowhere = Map::pages(1).prot(libc::PROT_NONE).map()?;
     let (zeros, fd) = ([0u8; 8], Range::open(libc::O_NONBLOCK)?);
-    let raw = fd.as_fd().as_raw_fd();
+    let raw = fd.raw();
     // SAFETY: The kernel checks the pointer, and writes to memory that is never borrowed.
     let bad_read = || Errno::result(unsafe { libc::read(raw, nowhere.addr as *mut _, 8) });
     // SAFETY: As above.
@@ -189,7 +189,7 @@ fn a47_one_of_two_dialects() -> Outcome {
     ensure_eq!(nix::unistd::read(&fd, &mut [0; 32]), Err(Errno::EAGAIN));
     ensure_eq!(fd.ready()?, NONE);
     // SAFETY: It reads the flags only.
-    let flags = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GETFL) };
+    let flags = unsafe { libc::fcntl(fd.raw(), libc::F_GETFL) };
     ensure_eq!(flags & libc::O_ACCMODE, libc::O_RDONLY);
     uffd::try_missing(&fd, *area).context("mainline's registration")
 }
@@ -250,7 +250,7 @@ fn c24_a_step_wakes_who_polls() -> Outcome {
 /// A69: fdinfo says who waits, and which protocol is spoken.
 fn a69_fdinfo() -> Outcome {
     let fd = Range::new()?;
-    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    let path = format!("/proc/self/fdinfo/{}", fd.raw());
     let text = std::fs::read_to_string(path)?;
     for line in ["pending:\t0", "total:\t0", "protocols:\taa"] {
         ensure!(text.lines().any(|l| l == line), "no {line:?} in {text}");

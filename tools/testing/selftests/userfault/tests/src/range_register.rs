@@ -11,7 +11,6 @@ use crate::touch::Fault;
 use crate::{ensure_eq, register, uffd};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
-use std::os::fd::{AsFd, AsRawFd};
 
 /// Which pages of an area are registered, from smaps.
 fn registered(span: Span) -> anyhow::Result<Vec<bool>> {
@@ -186,7 +185,7 @@ fn c31_fork() -> Outcome {
         ensure_registered(*area, false)?;
         ensure_eq!(area.load(), Err(Fault::sigbus(area.addr)));
         // SAFETY: The descriptor is not used in the child any more.
-        unsafe { libc::close(fd.as_fd().as_raw_fd()) };
+        unsafe { libc::close(fd.raw()) };
         ensure_eq!(area.load(), Err(Fault::sigbus(area.addr)));
         ensure!(vma_of(*area)?.has("uf"), "not marked");
         Ok(())
