@@ -21,6 +21,7 @@ use crate::{
         Hole,
         WaitMode, //
     },
+    mm::userfaultfd_trace as trace,
     new_spinlock,
     prelude::*,
     sync::{
@@ -293,6 +294,7 @@ impl Waiters {
     /// Sleeps. The caller holds no other lock, and is neither dying nor dumping core.
     pub fn wait(&self, hole: Hole<'_>, announce: impl FnOnce()) -> FaultResult {
         let mode = hole.fault().wait_mode();
+        let wait = trace::Wait::begin(hole.fault());
         let place = UnsafeCell::new((
             Waiter {
                 node: bindings::rb_node::default(),
@@ -320,11 +322,15 @@ impl Waiters {
         // Who wakes it holds the lock and may not have let go of it yet.
         let mut queue = self.queue.lock();
         // SAFETY: It is valid; it is in the tree unless it was woken.
-        unsafe {
-            if !(*waiter).woken.load(Relaxed) {
+        let woken = unsafe {
+            let woken = (*waiter).woken.load(Relaxed);
+            if !woken {
                 queue.remove(waiter);
             }
-        }
+            woken
+        };
+        drop(queue);
+        wait.end(woken);
         answer
     }
 
@@ -338,13 +344,16 @@ impl Waiters {
             return None;
         }
         // SAFETY: It is in the list.
-        unsafe {
+        let report = unsafe {
             queue.unlink(waiter);
-            Some(Report {
+            Report {
                 address: (*waiter).address,
                 ticket: (*waiter).ticket,
-            })
-        }
+            }
+        };
+        drop(queue);
+        trace::read(report.address);
+        Some(report)
     }
 
     /// Takes a report back, since it did not reach the program: it is to be made again, in its
@@ -376,7 +385,7 @@ impl Waiters {
     /// Does not sleep.
     pub fn wake(&self, range: Range<usize>) -> bool {
         let mut queue = self.queue.lock();
-        let mut woke = false;
+        let mut woken = 0;
         let mut waiter = queue.first_from((range.start, 0));
         // SAFETY: The waiter is in the tree if it is not null. Its thread does not leave before we
         // let go of the lock, so it is valid until then, and so is the thread.
@@ -387,14 +396,16 @@ impl Waiters {
                 (*waiter).woken.store(true, Relaxed);
                 // A barrier comes before the look at the task's state.
                 bindings::wake_up_process((*waiter).task);
-                woke = true;
+                woken += 1;
                 waiter = match next.is_null() {
                     true => ptr::null_mut(),
                     false => Queue::waiter(next),
                 };
             }
         }
-        woke
+        drop(queue);
+        trace::wake(&range, woken);
+        woken > 0
     }
 
     /// Wakes all.
