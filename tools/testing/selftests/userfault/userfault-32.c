@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * MADV_USERFAULT and remap_anon_pages in a program of 32 bits.
+ * MADV_USERFAULT, remap_anon_pages and the range protocol of a userfaultfd in
+ * a program of 32 bits.
  *
  * It prints what it sees; tests/src/compat.rs knows what that has to be. It
  * stands alone, without libc, so that it can be built where only the 64-bit
@@ -8,8 +9,10 @@
  */
 #include <linux/fcntl.h>
 #include <linux/mman.h>
+#include <linux/sched.h>
 #include <linux/signal.h>
 #include <linux/unistd.h>
+#include <linux/userfault.h>
 #include <asm/sigcontext.h>
 #include <asm/ucontext.h>
 
@@ -77,9 +80,10 @@ static long advise(char *addr, long len, long advice)
 	return call(__NR_madvise, (long)addr, len, advice, 0, 0, 0);
 }
 
-static long remap(char *dst, char *src, long len)
+static long remap(char *dst, char *src, long len, long flags)
 {
-	return call(__NR_remap_anon_pages, (long)dst, (long)src, len, 0, 0, 0);
+	return call(__NR_remap_anon_pages, (long)dst, (long)src, len, flags,
+		    0, 0);
 }
 
 /* What the handler has seen, and where it has a page for a hole, if it has. */
@@ -118,7 +122,7 @@ static void handler(int signal, siginfo_t *info, struct ucontext *context)
 	code = info->si_code;
 	addr = info->si_addr;
 	if (source)
-		moved = remap((char *)((long)addr & -PAGE), source, PAGE);
+		moved = remap((char *)((long)addr & -PAGE), source, PAGE, 0);
 	else
 		context->uc_mcontext.eip += 3;
 }
@@ -142,6 +146,80 @@ static void say_access(const char *what)
 	}
 	print("\n");
 	seen = 0;
+}
+
+/* A descriptor that serves the memory behind it, and what is put there. */
+static long uffd;
+static char *served, *spare;
+
+static long write_words(unsigned long start, unsigned long end)
+{
+	unsigned long long words[] = { start, end };
+
+	return call(__NR_write, uffd, (long)words, end ? 16 : 8, 0, 0, 0);
+}
+
+/* A thread that serves faults until the program ends. */
+__attribute__((force_align_arg_pointer)) static void serve(void)
+{
+	unsigned long long at;
+
+	while (call(__NR_read, uffd, (long)&at, sizeof(at), 0, 0, 0) == 8) {
+		say("fault at", (char *)(long)at - served);
+		remap((char *)(long)at, spare, PAGE, RAP_WAKE);
+		spare += PAGE;
+	}
+	call(__NR_exit_group, 1, 0, 0, 0, 0, 0);
+}
+
+/* The thread begins with what lies on its stack. */
+static long start(void (*run)(void), char *stack)
+{
+	long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
+		     CLONE_THREAD | CLONE_SYSVSEM;
+	void **top = (void **)stack - 1;
+	long ret;
+
+	*top = run;
+	asm volatile("int $0x80\n\t"
+		     "test %%eax, %%eax\n\t"
+		     "jnz 1f\n\t"
+		     "pop %%eax\n\t"
+		     "call *%%eax\n"
+		     "1:"
+		     : "=a" (ret)
+		     : "a" (__NR_clone), "b" (flags), "c" (top), "d" (0),
+		       "S" (0), "D" (0)
+		     : "memory", "cc");
+	return ret;
+}
+
+static void be_served(void)
+{
+	char *stack = map(4 * PAGE, -1);
+	unsigned long long answer = 0;
+
+	spare = map(4 * PAGE, -1);
+	served = map(4 * PAGE, -1);
+	spare[5] = 3;
+	spare[PAGE] = '/';
+	spare[2 * PAGE] = 1;
+
+	uffd = call(__NR_userfaultfd, 0, 0, 0, 0, 0, 0);
+	say("version", write_words(USERFAULTFD_PROTOCOL, 0));
+	say("read", call(__NR_read, uffd, (long)&answer, sizeof(answer),
+			 0, 0, 0));
+	say("answer", answer);
+	advise(served, 4 * PAGE, MADV_USERFAULT);
+	say("register", write_words((long)served | USERFAULTFD_RANGE_REGISTER,
+				    (long)(served + 4 * PAGE)));
+	say("thread", start(serve, stack + 4 * PAGE) > 0);
+
+	say("served", load(served + PAGE + 5));
+	say("read by the kernel",
+	    call(__NR_access, (long)served, 0, 0, 0, 0, 0));
+	store(served + 3 * PAGE + 1);
+	say("served", load(served + 3 * PAGE));
 }
 
 /* Where the kernel begins, with a stack that is aligned in another way. */
@@ -173,10 +251,10 @@ __attribute__((force_align_arg_pointer)) void _start(void)
 
 	pages[0] = 1;
 	pages[PAGE] = 2;
-	say("move", remap(area, pages, PAGE));
+	say("move", remap(area, pages, PAGE, 0));
 	say("content", load(area));
-	say("move again", remap(area, pages + PAGE, PAGE));
-	say("move from a hole", remap(area + PAGE, pages, PAGE));
+	say("move again", remap(area, pages + PAGE, PAGE, 0));
+	say("move from a hole", remap(area + PAGE, pages, PAGE, 0));
 
 	source = pages + PAGE;
 	load(area + 2 * PAGE + 3);
@@ -188,5 +266,6 @@ __attribute__((force_align_arg_pointer)) void _start(void)
 	value = load(area + 3 * PAGE);
 	say_access("read");
 	say("value", value);
-	call(__NR_exit, 0, 0, 0, 0, 0, 0);
+	be_served();
+	call(__NR_exit_group, 0, 0, 0, 0, 0, 0);
 }

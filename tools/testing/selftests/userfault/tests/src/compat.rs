@@ -29,10 +29,22 @@ value 2
 advice 119 0
 read: no signal
 value 0
+version 8
+read 8
+answer 170
+register 16
+thread 1
+fault at 4096
+served 3
+fault at 0
+read by the kernel 0
+fault at 12288
+served 1
 ";
 
-/// A1, A3, A8, A9, A11, A12, A45: a program for i386 on the 64-bit kernel: the two advices, SIGBUS
-/// with its code and address, EFAULT, the system call and a handler that resolves with it.
+/// A1, A3, A8, A9, A11, A12, A45, A54: a program for i386 on the 64-bit kernel: the two advices,
+/// SIGBUS with its code and address, EFAULT, the system call and a handler that resolves with it; a
+/// descriptor that serves, and a thread that reads from it.
 fn a12_32_bit_program() -> Outcome {
     ensure_32()?;
     let path = std::env::current_exe()?.with_file_name(PROGRAM);

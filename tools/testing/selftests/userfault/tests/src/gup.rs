@@ -73,18 +73,23 @@ impl Pins {
     }
 }
 
+/// A ring of io_uring, or skips the test where this kernel has none.
+pub fn ring() -> anyhow::Result<IoUring> {
+    match IoUring::new(2) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+            Err(Skip("this kernel has no io_uring".into()).into())
+        }
+        ring => ring.context("io_uring"),
+    }
+}
+
 /// Memory that the kernel may write into at any time: registered with io_uring.
 pub struct Pin(IoUring);
 
 impl Pin {
-    /// Registers it, or skips the test where this kernel has no io_uring.
+    /// Registers it.
     pub fn new(span: Span) -> anyhow::Result<Self> {
-        let ring = match IoUring::new(2) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
-                return Err(Skip("no io_uring in this kernel to pin pages with".into()).into());
-            }
-            ring => ring.context("io_uring")?,
-        };
+        let ring = ring()?;
         let buffer = libc::iovec {
             iov_base: span.addr as *mut libc::c_void,
             iov_len: span.len,

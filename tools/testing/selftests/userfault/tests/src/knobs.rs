@@ -15,7 +15,7 @@ const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 const KSM: &str = "/sys/kernel/mm/ksm";
 
 /// Files that hold a number or, in brackets, one of several words.
-const KNOBS: [&str; 18] = [
+const KNOBS: [&str; 19] = [
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/kernel/mm/transparent_hugepage/defrag",
     "/sys/kernel/mm/transparent_hugepage/use_zero_page",
@@ -34,6 +34,7 @@ const KNOBS: [&str; 18] = [
     "/proc/sys/kernel/printk",
     "/proc/sys/vm/nr_hugepages",
     "/proc/sys/vm/overcommit_memory",
+    "/proc/sys/vm/unprivileged_userfaultfd",
 ];
 
 /// The settings as they were.

@@ -90,18 +90,30 @@ pub fn stay_on(cpu: usize) -> Outcome {
     sched_setaffinity(Pid::from_raw(0), &set).context("sched_setaffinity")
 }
 
-/// A child that does nothing but hold what it has inherited.
+/// A child that does nothing but hold what it has.
 pub struct Holder(Pid);
 
 impl Holder {
-    /// Forks it.
+    /// Forks one that holds what it has inherited.
     pub fn fork() -> anyhow::Result<Self> {
+        Self::after(|| Ok(()))
+    }
+
+    /// Forks one that runs `code` first, and ends if that fails.
+    pub fn after(code: impl FnOnce() -> Outcome) -> anyhow::Result<Self> {
         // SAFETY: As in `in_child()`.
         match unsafe { fork() }.context("fork")? {
             ForkResult::Parent { child } => Ok(Self(child)),
-            ForkResult::Child => loop {
-                nix::unistd::pause();
-            },
+            ForkResult::Child => {
+                if let Err(error) = code() {
+                    eprintln!("in a child: {error:#}");
+                    // SAFETY: Ends the process; no destructor of the parent's may run here.
+                    unsafe { libc::_exit(1) }
+                }
+                loop {
+                    nix::unistd::pause();
+                }
+            }
         }
     }
 

@@ -7,7 +7,9 @@ use crate::sys::{page, remap, Span, RAP_WAKE};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The version of the protocol, and the answer to any other.
@@ -24,6 +26,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// How long something is watched that must not happen.
 pub const A_WHILE: Duration = Duration::from_millis(150);
 
+// USERFAULTFD_IOC_NEW
+nix::ioctl_write_int_bad!(new_descriptor, 0xaa00);
+
 /// A descriptor.
 #[derive(Debug)]
 pub struct Range(OwnedFd);
@@ -37,6 +42,14 @@ impl Range {
         })?;
         // SAFETY: It is a new descriptor that nobody else has.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+    }
+
+    /// The same, from an open /dev/userfaultfd.
+    pub fn from_device(device: &File, flags: i32) -> nix::Result<Self> {
+        // SAFETY: The argument is a number; it makes a descriptor only.
+        let fd = unsafe { new_descriptor(device.as_raw_fd(), (libc::O_CLOEXEC | flags) as _) }?;
+        // SAFETY: It is a new descriptor that nobody else has.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// One that is ready, with these flags.
@@ -190,6 +203,21 @@ pub fn resolve(dst: Span, src: Span) -> Outcome {
         Ok(_) | Err(Errno::EEXIST) => Ok(()),
         Err(error) => Err(error).context("remap_anon_pages"),
     }
+}
+
+/// Serves faults until it is told to stop.
+pub fn serve(fd: &Range, dst: Span, src: Span, over: &AtomicBool) -> Outcome {
+    while !over.load(Ordering::SeqCst) {
+        match fd.read() {
+            Ok(addr) => {
+                let index = (addr as usize - dst.addr) / page();
+                resolve(dst.page(index), src.page(index))?;
+            }
+            Err(Errno::EAGAIN) => drop(fd.wait_a_little()?),
+            Err(error) => return Err(error).context("read"),
+        }
+    }
+    Ok(())
 }
 
 /// The page of an address.

@@ -5,7 +5,7 @@
 use crate::harness::{rounds, Outcome};
 use crate::proc::ensure_holes;
 use crate::process::join;
-use crate::range::{page_at, resolve, wait_until, LetGo, Range, A_WHILE};
+use crate::range::{page_at, resolve, serve, wait_until, LetGo, Range, A_WHILE};
 use crate::sys::{page, remap, remap_all, Area, Map, Span, RAP_WAKE};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
@@ -222,7 +222,7 @@ extern "C" fn on_signal(_: libc::c_int) {
 }
 
 /// Counts SIGUSR1, which does not start interrupted calls again.
-fn handle_sigusr1() -> Outcome {
+pub fn handle_sigusr1() -> Outcome {
     let action = SigAction::new(
         SigHandler::Handler(on_signal),
         SaFlags::empty(),
@@ -389,21 +389,6 @@ fn a59_many_threads() -> Outcome {
         })
         .with_context(|| format!("{threads} threads, {handlers} handlers"))?;
         ensure_eq!(fd.counts()?, (0, 0));
-    }
-    Ok(())
-}
-
-/// Serves faults until it is told to stop.
-pub fn serve(fd: &Range, dst: Span, src: Span, over: &AtomicBool) -> Outcome {
-    while !over.load(Ordering::SeqCst) {
-        match fd.read() {
-            Ok(addr) => {
-                let index = (addr as usize - dst.addr) / page();
-                resolve(dst.page(index), src.page(index))?;
-            }
-            Err(Errno::EAGAIN) => drop(fd.wait_a_little()?),
-            Err(error) => return Err(error).context("read"),
-        }
     }
     Ok(())
 }

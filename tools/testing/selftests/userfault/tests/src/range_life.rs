@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What becomes of those who wait when a descriptor, a mapping or a process goes away, and of
-//! faults by the kernel.
+//! What becomes of those who wait when a descriptor, a mapping or a process goes away.
 
 use crate::harness::Outcome;
 use crate::proc::ensure_holes;
 use crate::process::{in_child, join, must_pass_in_child, Ended};
-use crate::range::{resolve, wait_until, LetGo, Range, A_WHILE, USER_MODE_ONLY};
-use crate::sys::{page, remap_all, Area, Map, Span};
+use crate::range::{resolve, wait_until, LetGo, Range, A_WHILE};
+use crate::sys::{Area, Map, Span};
 use crate::touch::Fault;
 use crate::{ensure_eq, register};
 use anyhow::{bail, ensure, Context};
-use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
-use nix::sys::uio::{process_vm_readv, process_vm_writev, RemoteIoVec};
 use nix::unistd::{fork, getpid, ForkResult};
-use std::io::{IoSlice, IoSliceMut};
 use std::thread;
 
 /// Waits in a hole, with another thread, while `end` ends that, and says what the thread saw.
@@ -242,122 +238,6 @@ fn drop_here(fd: Range, threads: usize, span: Span, end: impl FnOnce() -> Outcom
     ensure_holes(span)
 }
 
-/// Serves one fault of a call that another thread makes.
-fn serve_call<R: Send>(
-    fd: &Range,
-    hole: Span,
-    src: Span,
-    call: impl FnOnce() -> R + Send,
-) -> anyhow::Result<R> {
-    hole.mark()?;
-    thread::scope(|scope| {
-        let _end = LetGo::at_the_end(hole);
-        let thread = scope.spawn(call);
-        ensure_eq!(fd.fault()?, hole.addr);
-        remap_all(hole, src)?;
-        ensure_eq!(fd.wake(hole), Ok(16));
-        Ok(thread.join().expect("no panic"))
-    })
-}
-
-/// A11, A81: the kernel's accesses to a hole wait too, and the call does not notice.
-fn a11_a81_system_calls_wait() -> Outcome {
-    let (area, me) = (Area::pages(8)?, getpid());
-    let fd = Range::serving(*area)?;
-    let source = |seed| Area::filled(1, seed);
-    let (reader, writer) = nix::unistd::pipe()?;
-
-    let (hole, src) = (area.page(0), source(1)?);
-    let written = serve_call(&fd, hole, *src, || {
-        // SAFETY: The kernel checks the pointer.
-        let written = unsafe {
-            libc::write(
-                std::os::fd::AsRawFd::as_raw_fd(&writer),
-                hole.addr as *const _,
-                16,
-            )
-        };
-        Errno::result(written)
-    })?;
-    ensure_eq!(written, Ok(16));
-
-    let (hole, src) = (area.page(1), source(2)?);
-    let read = serve_call(&fd, hole, *src, || {
-        // SAFETY: The kernel checks the pointer, and the memory is never borrowed.
-        let read = unsafe {
-            libc::read(
-                std::os::fd::AsRawFd::as_raw_fd(&reader),
-                hole.addr as *mut _,
-                16,
-            )
-        };
-        Errno::result(read)
-    })?;
-    ensure_eq!(read, Ok(16));
-
-    let (hole, src) = (area.page(2), source(3)?);
-    let want = src.bytes();
-    let mut seen = vec![0; page()];
-    let read = serve_call(&fd, hole, *src, || {
-        let remote = RemoteIoVec {
-            base: hole.addr,
-            len: page(),
-        };
-        process_vm_readv(me, &mut [IoSliceMut::new(&mut seen)], &[remote])
-    })?;
-    ensure_eq!(read, Ok(page()));
-    ensure!(seen == want, "process_vm_readv read something else");
-
-    let (hole, src) = (area.page(3), source(4)?);
-    let wrote = serve_call(&fd, hole, *src, || {
-        let remote = RemoteIoVec {
-            base: hole.addr,
-            len: 8,
-        };
-        process_vm_writev(me, &[IoSlice::new(&[7; 8])], &[remote])
-    })?;
-    ensure_eq!(wrote, Ok(8));
-
-    let (hole, src) = (area.page(4), source(5)?);
-    src.lock(0)?;
-    let locked = serve_call(&fd, hole, *src, || hole.lock(0))?;
-    ensure_eq!(locked, Ok(()));
-
-    let (hole, src) = (area.page(5), source(6)?);
-    let futex = serve_call(&fd, hole, *src, || {
-        // SAFETY: The kernel checks the pointer; the value is another, so it does not wait.
-        let ret = unsafe { libc::syscall(libc::SYS_futex, hole.addr, libc::FUTEX_WAIT, 1, 0) };
-        Errno::result(ret)
-    })?;
-    ensure_eq!(futex, Err(Errno::EAGAIN));
-    Ok(())
-}
-
-/// A descriptor for accesses of programs only never keeps the kernel waiting: EFAULT.
-fn a11_user_mode_only() -> Outcome {
-    let (src, area) = (Area::filled(1, 1)?, Area::marked(1)?);
-    let fd = Range::with(USER_MODE_ONLY)?;
-    fd.register(*area)?;
-    let (_reader, writer) = nix::unistd::pipe()?;
-    // SAFETY: The kernel checks the pointer.
-    let written = unsafe {
-        libc::write(
-            std::os::fd::AsRawFd::as_raw_fd(&writer),
-            area.addr as *const _,
-            16,
-        )
-    };
-    ensure_eq!(Errno::result(written), Err(Errno::EFAULT));
-    fd.ensure_silent()?;
-    thread::scope(|scope| -> Outcome {
-        let _end = LetGo::at_the_end(*area);
-        let thread = scope.spawn(|| area.check(1));
-        ensure_eq!(fd.fault()?, area.addr);
-        resolve(*area, *src)?;
-        join(thread)
-    })
-}
-
 /// A84: nothing is locked while a thread waits: others map, unmap and protect beside it.
 fn a84_nothing_is_held() -> Outcome {
     let (src, area) = (Area::filled(1, 1)?, Area::pages(4)?);
@@ -387,7 +267,5 @@ register!(
     a71_exit_and_kill,
     a71_exec,
     a70_handler_dies,
-    a11_a81_system_calls_wait,
-    a11_user_mode_only,
     a84_nothing_is_held,
 );

@@ -26,10 +26,17 @@ impl Trace {
 
     /// Whether an event was recorded whose line has all these words.
     pub fn has(&self, words: &[&str]) -> anyhow::Result<bool> {
+        Ok(!self.lines(words)?.is_empty())
+    }
+
+    /// The lines of events that have all these words.
+    pub fn lines(&self, words: &[&str]) -> anyhow::Result<Vec<String>> {
         let text = fs::read_to_string(self.0.join("trace")).context("trace")?;
         Ok(text
             .lines()
-            .any(|line| words.iter().all(|word| line.contains(word))))
+            .filter(|line| words.iter().all(|word| line.contains(word)))
+            .map(str::to_owned)
+            .collect())
     }
 }
 
