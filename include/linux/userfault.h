@@ -28,6 +28,72 @@ struct vm_area_struct *vma_start_read(struct mm_struct *mm,
 #define USERFAULT_VISIBLE static
 #endif
 
+/*
+ * Getting hold of pages. mm/gup.c checks that the flags, which are private to
+ * mm/, are what they are there.
+ */
+#ifdef CONFIG_GUP_LOCKED_RUST
+#define GUP_VISIBLE
+#define GUP_TRIED	(1U << 17)
+#define GUP_FAST_ONLY	(1U << 20)
+/* How many pages are got at most with interrupts off. */
+#define GUP_FAST_WINDOW	512
+
+long __get_user_pages(struct mm_struct *mm, unsigned long start,
+		      unsigned long nr_pages, unsigned int gup_flags,
+		      struct page **pages, int *locked);
+int gup_fast_fallback(unsigned long start, unsigned long nr_pages,
+		      unsigned int gup_flags, struct page **pages);
+
+/**
+ * gup_wait_for_pages() - Get hold of pages for which a page fault has given up
+ * the mmap lock.
+ * @mm: the address space, in use
+ * @start: the address of the first page
+ * @nr_pages: how many
+ * @flags: %FOLL_*
+ * @pages: where to put them; NULL to fault them in only
+ * @got: how many are there already
+ *
+ * Context: Sleeps. Takes the mmap lock, and gives it up.
+ * Return: how many pages there are, from the first on; a negative errno where
+ * the first cannot be got. 0 only under %FOLL_NOWAIT.
+ */
+long gup_wait_for_pages(struct mm_struct *mm, unsigned long start,
+			unsigned long nr_pages, unsigned int flags,
+			struct page **pages, long got);
+
+/**
+ * gup_fast_windows() - Get hold of many pages without a lock.
+ * @start: the address of the first page, checked
+ * @nr_pages: how many
+ * @flags: %FOLL_*
+ * @pages: where to put them
+ *
+ * Context: Interrupts are on between %GUP_FAST_WINDOW pages, if they are when
+ * it is called. Sleeps, unless @flags has %FOLL_FAST_ONLY.
+ * Return: how many pages there are, from the first on.
+ */
+unsigned long gup_fast_windows(unsigned long start, unsigned long nr_pages,
+			       unsigned int flags, struct page **pages);
+
+/* What gup_fast() does, but never with interrupts off for long. */
+#define gup_fast_bounded(start, end, flags, pages)			\
+	((end) - (start) > GUP_FAST_WINDOW * PAGE_SIZE ?		\
+	 gup_fast_windows(start, ((end) - (start)) >> PAGE_SHIFT,	\
+			  flags, pages) :				\
+	 gup_fast(start, end, flags, pages))
+#else
+#define GUP_VISIBLE static
+#define gup_fast_bounded gup_fast
+#endif
+
+/* What Rust needs of the reverse mapping. */
+#ifdef CONFIG_ANON_RMAP_RUST
+struct anon_vma *folio_get_anon_vma(const struct folio *folio);
+void __put_anon_vma(struct anon_vma *anon_vma);
+#endif
+
 /**
  * userfault_madvise() - Decide what an advice makes of a vma's flags.
  * @vma: the vma that the advice is for

@@ -41,7 +41,7 @@ use kernel::{
     mm::{
         anon::{
             AnonRange,
-            AnonVma, //
+            PrivateAnonVma, //
         },
         folio::{
             Folio,
@@ -143,8 +143,8 @@ enum Locked<'a> {
 /// The two vmas, locked and checked.
 #[derive(Clone, Copy)]
 struct Vmas<'a> {
-    dst: AnonVma<'a>,
-    src: AnonVma<'a>,
+    dst: PrivateAnonVma<'a>,
+    src: PrivateAnonVma<'a>,
 }
 
 /// Why a run of pages ended.

@@ -134,11 +134,25 @@ impl VmaRef {
         unsafe { ptr::read_volatile(&raw const (*self.as_ptr()).anon_vma) }
     }
 
+    /// What a folio holds that is mapped in the vma alone: its anon_vma, with the bit that says so.
+    /// Null where it has none.
+    #[inline]
+    pub(super) fn anon_mapping(&self) -> *mut bindings::address_space {
+        let anon_vma = self.anon_vma();
+        if anon_vma.is_null() {
+            return ptr::null_mut();
+        }
+        anon_vma
+            .cast::<u8>()
+            .wrapping_add(bindings::FOLIO_MAPPING_ANON as usize)
+            .cast()
+    }
+
     /// The vma as one that holds ordinary private anonymous memory, if it does.
     #[inline]
-    pub fn as_private_anonymous(&self) -> Option<AnonVma<'_>> {
+    pub fn as_private_anonymous(&self) -> Option<PrivateAnonVma<'_>> {
         // INVARIANT: Just looked, and the vma is locked.
-        self.is_private_anonymous().then_some(AnonVma(self))
+        self.is_private_anonymous().then_some(PrivateAnonVma(self))
     }
 }
 
@@ -148,9 +162,9 @@ impl VmaRef {
 ///
 /// [`VmaRef::is_private_anonymous`] is true, and stays so while the vma is locked.
 #[derive(Clone, Copy)]
-pub struct AnonVma<'a>(&'a VmaRef);
+pub struct PrivateAnonVma<'a>(&'a VmaRef);
 
-impl<'a> AnonVma<'a> {
+impl<'a> PrivateAnonVma<'a> {
     /// A range of addresses of the vma, if all of it is in there, and it is not empty.
     #[inline]
     pub fn range(self, range: Range<usize>) -> Option<AnonRange<'a>> {
@@ -204,17 +218,14 @@ impl<'a> AnonRange<'a> {
     /// What leads from a folio to the first address; `None` where the vma has no anon_vma.
     #[inline]
     pub(super) fn rmap(self) -> Option<AnonRmap> {
-        let anon_vma = self.vma.anon_vma();
-        if anon_vma.is_null() {
+        let mapping = self.vma.anon_mapping();
+        if mapping.is_null() {
             return None;
         }
         // INVARIANT: The mapping is the vma's own, tagged as C does, and the index that of the
         // address.
         Some(AnonRmap {
-            mapping: anon_vma
-                .cast::<u8>()
-                .wrapping_add(bindings::FOLIO_MAPPING_ANON as usize)
-                .cast(),
+            mapping,
             // SAFETY: The vma is valid and locked, and the address is in it.
             index: unsafe { bindings::linear_anon_page_index(self.vma.as_ptr(), self.start) },
         })
@@ -253,12 +264,30 @@ impl AnonRmap {
     /// nowhere, or nowhere else than at this place, until it is unlocked.
     #[inline]
     pub(super) unsafe fn set(self, folio: &Folio) {
-        // SAFETY: The caller holds the folio's lock, which nobody goes without who follows these
-        // fields. The mapping and its bit are written at once, for those who glance at it only.
+        // SAFETY: The caller promises it, and holds the folio's lock, which nobody goes without who
+        // looks at the index.
         unsafe {
+            folio.set_anon_mapping(self.mapping);
             let fields = &raw mut (*folio.as_ptr()).__bindgen_anon_1.__bindgen_anon_1;
-            ptr::write_volatile(&raw mut (*fields).mapping, self.mapping);
             (*fields).__bindgen_anon_2.index = self.index;
+        }
+    }
+}
+
+impl Folio {
+    /// Has the folio lead to the vmas of another anon_vma.
+    ///
+    /// # Safety
+    ///
+    /// `mapping` must be what [`VmaRef::anon_mapping`] is of a vma that is the only one to map the
+    /// folio, or that is about to, and the caller have locked the folio, which is anonymous.
+    #[inline]
+    pub(super) unsafe fn set_anon_mapping(&self, mapping: *mut bindings::address_space) {
+        // SAFETY: The caller holds the folio's lock, which nobody goes without who follows the
+        // field. It is written as a whole, for those who glance at it only.
+        unsafe {
+            let fields = &raw mut (*self.as_ptr()).__bindgen_anon_1.__bindgen_anon_1;
+            ptr::write_volatile(&raw mut (*fields).mapping, mapping);
         }
     }
 }

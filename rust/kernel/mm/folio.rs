@@ -113,6 +113,13 @@ impl Folio {
         unsafe { bindings::folio_mapcount(self.as_ptr()) as usize }
     }
 
+    /// Whether any page table maps a page of the folio. May be out of date, as
+    /// [`mapcount`](Self::mapcount).
+    #[inline]
+    pub fn is_mapped(&self) -> bool {
+        self.mapcount() > 0
+    }
+
     /// Locks the folio, until the guard is dropped, if nobody else holds its lock; `None` if
     /// somebody does.
     ///
