@@ -191,7 +191,7 @@ pub fn least(mut round: impl FnMut() -> anyhow::Result<(u64, usize)>) -> anyhow:
 }
 
 /// Nanoseconds, or instructions where the clock counts them.
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: The pointer is to a value of the right type.
     unsafe {
         let mut time: libc::timespec = std::mem::zeroed();

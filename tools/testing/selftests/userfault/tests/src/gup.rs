@@ -6,7 +6,7 @@
 use crate::harness::{Outcome, Skip};
 use crate::knobs::mount_at;
 use crate::sys::Span;
-use anyhow::Context;
+use anyhow::{ensure, Context};
 use io_uring::IoUring;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -19,7 +19,87 @@ pub struct Range {
 }
 
 nix::ioctl_write_ptr!(pin_start, b'g', 7, Range);
+nix::ioctl_none!(pin_stop, b'g', 8);
 nix::ioctl_write_ptr!(pin_read, b'g', 9, u64);
+
+/// What the kernel's test of gup measures.
+#[repr(C)]
+#[derive(Default)]
+pub struct Measure {
+    get_usec: u64,
+    put_usec: u64,
+    addr: u64,
+    size: u64,
+    pages_per_call: u32,
+    gup_flags: u32,
+    test_flags: u32,
+    which_pages: [u32; 8],
+}
+
+nix::ioctl_readwrite!(get_fast, b'g', 1, Measure);
+nix::ioctl_readwrite!(pin_fast, b'g', 2, Measure);
+nix::ioctl_readwrite!(get_locked, b'g', 4, Measure);
+nix::ioctl_readwrite!(pin_locked, b'g', 5, Measure);
+
+/// A function of the kernel that gets hold of pages.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Get,
+    Pin,
+    GetFast,
+    PinFast,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [Self::Get, Self::Pin, Self::GetFast, Self::PinFast];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Get => "get_user_pages",
+            Kind::Pin => "pin_user_pages",
+            Kind::GetFast => "get_user_pages_fast",
+            Kind::PinFast => "pin_user_pages_fast",
+        }
+    }
+}
+
+/// The kernel's test, which counts the time that it takes.
+pub struct Benchmark(File);
+
+impl Benchmark {
+    /// Opens it, or skips the test where this kernel has no such thing.
+    pub fn open() -> anyhow::Result<Self> {
+        Pins::new().map(|pins| Self(pins.0))
+    }
+
+    /// Gets hold of all pages of a range, so many in a call, and lets go of them. Returns the
+    /// nanoseconds.
+    pub fn run(&self, kind: Kind, span: Span, pages_per_call: usize) -> anyhow::Result<u64> {
+        let mut measure = Measure {
+            addr: span.addr as u64,
+            size: span.len as u64,
+            pages_per_call: pages_per_call as u32,
+            ..Measure::default()
+        };
+        let fd = self.0.as_raw_fd();
+        // SAFETY: The argument is of the type that the requests name.
+        unsafe {
+            match kind {
+                Kind::Get => get_locked(fd, &mut measure),
+                Kind::Pin => pin_locked(fd, &mut measure),
+                Kind::GetFast => get_fast(fd, &mut measure),
+                Kind::PinFast => pin_fast(fd, &mut measure),
+            }
+        }
+        .context(kind.name())?;
+        ensure!(
+            measure.size == span.len as u64,
+            "{}: a part only",
+            kind.name()
+        );
+        Ok(measure.get_usec * 1000)
+    }
+}
 
 /// How pages are to be pinned.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +143,12 @@ impl Pins {
         };
         // SAFETY: The argument is of the type that the request names.
         unsafe { pin_start(self.0.as_raw_fd(), &range) }.map(drop)
+    }
+
+    /// Lets go of them.
+    pub fn release(&self) -> nix::Result<()> {
+        // SAFETY: The request has no argument.
+        unsafe { pin_stop(self.0.as_raw_fd()) }.map(drop)
     }
 
     /// Copies what is in the pinned pages to memory of an area, as large as what was pinned.

@@ -7,6 +7,7 @@
 
 mod bench;
 mod bench_fault;
+mod bench_gup;
 mod cgroup;
 mod compat;
 mod content;
@@ -14,6 +15,7 @@ mod device;
 mod fail;
 mod frame;
 mod gup;
+mod gup_wait;
 mod harness;
 mod knobs;
 mod ksm;
@@ -112,6 +114,12 @@ fn command() -> Command {
                 .help("Measure instead of testing; \"make bench\" makes a table of it"),
         )
         .arg(
+            Arg::new("bench-gup")
+                .long("bench-gup")
+                .action(ArgAction::SetTrue)
+                .help("Measure what the kernel may do in Rust or in C"),
+        )
+        .arg(
             Arg::new("timeout")
                 .long("timeout")
                 .value_name("SECONDS")
@@ -133,8 +141,13 @@ fn main() -> ExitCode {
     if args.get_flag(madvise_lifetime::PROBE_FLAGS) {
         return madvise_lifetime::probe_flags();
     }
-    if args.get_flag("bench") {
-        return match bench::run() {
+    let measure = match (args.get_flag("bench"), args.get_flag("bench-gup")) {
+        (true, _) => Some(bench::run()),
+        (_, true) => Some(bench_gup::run()),
+        _ => None,
+    };
+    if let Some(measured) = measure {
+        return match measured {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("userfault-tests: {error:#}");

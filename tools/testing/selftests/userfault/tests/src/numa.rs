@@ -20,6 +20,16 @@ pub fn ensure_two_nodes() -> Outcome {
 /// Migrates what it can of a range to a node.  Returns how many pages are there now.
 pub fn move_to(span: Span, node: i32) -> anyhow::Result<usize> {
     const MPOL_MF_MOVE: i32 = 1 << 1;
+    migrate(span, node, MPOL_MF_MOVE)
+}
+
+/// The same for pages that other processes map too.
+pub fn move_shared_to(span: Span, node: i32) -> anyhow::Result<usize> {
+    const MPOL_MF_MOVE_ALL: i32 = 1 << 2;
+    migrate(span, node, MPOL_MF_MOVE_ALL)
+}
+
+fn migrate(span: Span, node: i32, flags: i32) -> anyhow::Result<usize> {
     let pages: Vec<usize> = span.each_page().map(|part| part.addr).collect();
     let nodes = vec![node; pages.len()];
     let mut status = vec![-1; pages.len()];
@@ -32,7 +42,7 @@ pub fn move_to(span: Span, node: i32) -> anyhow::Result<usize> {
             pages.as_ptr(),
             nodes.as_ptr(),
             status.as_mut_ptr(),
-            MPOL_MF_MOVE,
+            flags,
         )
     });
     // That of a page which could not be had is in its status.

@@ -5,6 +5,7 @@
 
 use crate::gup::{self, Pin};
 use crate::harness::Outcome;
+use crate::knobs;
 use crate::loop_device::Loop;
 use crate::proc::{entries_of, field};
 use crate::process::{in_child, Ended, Holder};
@@ -15,6 +16,7 @@ use anyhow::{ensure, Context};
 use io_uring::{opcode, squeue, types};
 use nix::errno::Errno;
 use nix::sys::ptrace;
+use nix::sys::resource::{setrlimit, Resource, RLIM_INFINITY};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::uio::{process_vm_readv, process_vm_writev, RemoteIoVec};
 use nix::sys::wait::waitpid;
@@ -283,6 +285,32 @@ fn a80_debuggers_are_refused() -> Outcome {
     Ok(())
 }
 
+/// A71: a core dump waits for nobody: what is not there is left out.
+fn a71_core_dump() -> Outcome {
+    knobs::set(
+        "/proc/sys/kernel/core_pattern",
+        "/tmp/userfault-tests-range.core",
+    )?;
+    let ended = in_child(|| {
+        setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY).context("setrlimit")?;
+        let area = Area::pages(4)?;
+        area.page(1).fill(1);
+        let fd = Range::serving(*area)?;
+        let hole = area.page(2);
+        thread::spawn(move || hole.load());
+        fd.wait_for(1)?;
+        // SAFETY: It ends the process.
+        unsafe {
+            libc::signal(libc::SIGSEGV, libc::SIG_DFL);
+            libc::raise(libc::SIGSEGV);
+        }
+        Ok(())
+    })?;
+    let _ = std::fs::remove_file("/tmp/userfault-tests-range.core");
+    ensure_eq!(ended, Ended::Killed(Signal::SIGSEGV));
+    Ok(())
+}
+
 /// A descriptor for accesses of programs only never keeps the kernel waiting: EFAULT.
 fn a11_user_mode_only() -> Outcome {
     let (src, area) = (Area::filled(1, 1)?, Area::marked(1)?);
@@ -306,6 +334,7 @@ register!(
     a81_direct_io_waits,
     a81_io_uring_waits,
     a71_io_uring_and_the_end,
+    a71_core_dump,
     a80_debuggers_are_refused,
     a11_user_mode_only,
 );
