@@ -1,24 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `make bench`: what a page costs, ours beside mainline's, in one boot with a clock that counts
-//! instructions. The program that measures is part of the tests; here its figures become a table,
+//! instructions. What replaces functions of C is measured in two boots, of kernels with it and
+//! without. The program that measures is part of the tests; here its figures become a table,
 //! `build/bench.json` and `build/bench.svg`, and are compared with those of an earlier run.
 
 use crate::console::Line;
 use crate::ctx::Ctx;
 use crate::guest::{Clock, Guest};
+use crate::kernel::Kbuild;
 use crate::util::{read_text, write_if_changed};
-use crate::{headers, kernel, plot, programs};
+use crate::{headers, kconfig, kernel, plot, programs, toolchain};
 use anyhow::{bail, Context, Result};
 use comfy_table::{presets, CellAlignment, Table};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// By how much a row may move without being named, as a part of what it was.
 const NOISE: f64 = 0.01;
 /// What ours is compared with, and what ours is called.
-const BASE: &str = "UFFDIO_MOVE";
-pub const OURS: &str = "remap_anon_pages";
+const BASE: [&str; 2] = ["UFFDIO_MOVE", IN_C];
+pub const OURS: [&str; 2] = ["remap_anon_pages", IN_RUST];
+/// How a kernel does what the options below replace.
+const IN_RUST: &str = "Rust";
+const IN_C: &str = "C";
+/// The options that replace functions of C, which another kernel has.
+const REPLACED: [&str; 2] = ["GUP_LOCKED_RUST", "ANON_RMAP_RUST"];
 
 /// What one way to do a work costs.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -30,12 +37,21 @@ pub struct Figure {
 }
 
 pub fn run(ctx: &Ctx) -> Result<()> {
-    ctx.ui.plan(7);
+    ctx.ui.plan(10);
     let earlier = ctx.against.as_deref().map(load).transpose()?;
     kernel::prepare(ctx)?;
     kernel::build(ctx)?;
     headers::install(ctx)?;
-    let figures = measure(ctx)?;
+    let kernel_in_c = in_c(ctx)?;
+    let programs = programs::tests(ctx)?;
+    let mut figures = measure(ctx, &ctx.objects(), "bench", &programs)?;
+    for (how, objects) in [(IN_RUST, &ctx.objects()), (IN_C, &kernel_in_c)] {
+        let measured = measure(ctx, objects, "bench-gup", &programs)?;
+        figures.extend(measured.into_iter().map(|figure| Figure { how: how.into(), ..figure }));
+    }
+    // Those of one work side by side.
+    let order: Vec<_> = figures.iter().map(|f| (f.work.clone(), f.unit.clone())).collect();
+    figures.sort_by_key(|f| order.iter().position(|o| (&o.0, &o.1) == (&f.work, &f.unit)));
     println!("{}", table(&figures));
     let json = ctx.build.join("bench.json");
     write_if_changed(&json, &serde_json::to_vec_pretty(&figures)?)?;
@@ -55,11 +71,29 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     Ok(())
 }
 
-/// Runs the program that measures.
-fn measure(ctx: &Ctx) -> Result<Vec<Figure>> {
-    let programs = programs::tests(ctx)?;
-    let (objects, command) = (ctx.objects(), vec!["userfault-tests".into(), "--bench".into()]);
-    let guest = Guest { clock: Clock::Instructions, ..Guest::new(&objects, "bench", &programs, command) };
+/// Builds the same kernel with the functions of C.
+fn in_c(ctx: &Ctx) -> Result<PathBuf> {
+    ctx.ui.step("kernel", "the same with functions of C");
+    let objects = ctx.build.join("bench-c");
+    let fragment = objects.join("c.config");
+    let lines = REPLACED.map(|option| format!("# CONFIG_{option} is not set\n"));
+    write_if_changed(&fragment, lines.concat().as_bytes())?;
+    let kbuild = Kbuild::new(ctx, "bench-c", ctx.linux(), objects.clone(), toolchain::find(ctx)?);
+    let fragments = [kconfig::fragments(ctx, ctx.config), vec![fragment]].concat();
+    kconfig::make(ctx, &kbuild, &fragments, false)?;
+    kbuild.build(ctx, &["all"], 120, "the kernel of make kernel has to build first")?;
+    Ok(objects)
+}
+
+/// Runs the program that measures, for which `what` is the argument.
+fn measure(ctx: &Ctx, objects: &Path, what: &str, programs: &[PathBuf]) -> Result<Vec<Figure>> {
+    let command = vec!["userfault-tests".into(), format!("--{what}")];
+    let guest = Guest {
+        clock: Clock::Instructions,
+        // Pages migrate between them.
+        words: if what == "bench" { "" } else { "numa=fake=2" },
+        ..Guest::new(objects, what, programs, command)
+    };
     let mut figures = Vec::new();
     let console = guest.boot(ctx, |line| {
         if let Line::Program(text) = line {
@@ -87,18 +121,19 @@ fn load(path: &Path) -> Result<Vec<Figure>> {
 
 /// What ours costs, as a part of what mainline's move costs for the same work.
 pub fn ratio(figures: &[Figure], of: &Figure) -> Option<f64> {
-    let base = figures.iter().find(|f| f.work == of.work && f.unit == of.unit && f.how == BASE)?;
+    let base =
+        figures.iter().find(|f| f.work == of.work && f.unit == of.unit && BASE.contains(&f.how.as_str()))?;
     (base.value > 0.0).then(|| of.value / base.value)
 }
 
 fn table(figures: &[Figure]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["work", "by", "cost", "", &format!("to {BASE}")]);
+    table.set_header(["work", "by", "cost", "", &format!("to {}", BASE.join(", "))]);
     let mut last = ("", "");
     for figure in figures {
         let work = (figure.work.as_str(), figure.unit.as_str());
-        let ratio = ratio(figures, figure).map(|r| format!("{r:.2}")).unwrap_or_default();
+        let ratio = ratio(figures, figure).map(|r| format!("{r:.3}")).unwrap_or_default();
         if work != last {
             table.add_row([""]);
         }
@@ -161,16 +196,16 @@ mod tests {
 
     #[test]
     fn compares_with_mainline() {
-        let figures = [figure(BASE, 200.0), figure(OURS, 100.0)];
+        let figures = [figure(BASE[0], 200.0), figure(OURS[0], 100.0)];
         assert_eq!(ratio(&figures, &figures[1]), Some(0.5));
         assert_eq!(ratio(&figures[1..], &figures[1]), None);
     }
 
     #[test]
     fn says_what_moved() {
-        let earlier = [figure(OURS, 100.0), figure(BASE, 200.0)];
-        assert!(moved(&earlier, &[figure(OURS, 100.9), figure(BASE, 198.1)]).is_empty());
-        let rows = moved(&earlier, &[figure(OURS, 102.0), figure("mremap", 1.0)]);
+        let earlier = [figure("a", 100.0), figure("b", 200.0)];
+        assert!(moved(&earlier, &[figure("a", 100.9), figure("b", 198.1)]).is_empty());
+        let rows = moved(&earlier, &[figure("a", 102.0), figure("mremap", 1.0)]);
         assert_eq!(rows.len(), 3);
         assert!(rows[0].contains("+2.0 %") && rows[1].contains("new") && rows[2].contains("gone"));
     }

@@ -51,7 +51,7 @@ pub fn draw(path: &Path, figures: &[Figure]) -> Result<()> {
         for figure in list {
             let next = colours.len();
             let colour = match figure.how.as_str() {
-                OURS => RED.to_rgba(),
+                how if OURS.contains(&how) => RED.to_rgba(),
                 how => Palette99::pick(1 + *colours.entry(how.to_string()).or_insert(next)).mix(0.6),
             };
             let end = LEFT + length(figure.value);
@@ -79,9 +79,9 @@ mod tests {
             value: 100.0,
         };
         let figures = [
-            figure(OURS, "instructions a page"),
+            figure(OURS[0], "instructions a page"),
             figure("mremap", "instructions a page"),
-            figure(OURS, "TLB flushes a MiB"),
+            figure(OURS[0], "TLB flushes a MiB"),
         ];
         let file = tempfile::NamedTempFile::new().unwrap();
         draw(file.path(), &figures).unwrap();

@@ -52,7 +52,7 @@ const LIBRARIES: [(Sign, &str); 2] = [
 
 /// The list, in the order in which they run. Each asks for the huge pages that it needs.
 /// tools/testing/selftests/mm/run_vmtests.sh shows what upstream runs, and with what preparation.
-pub const SUITES: [Suite; 18] = [
+pub const SUITES: [Suite; 28] = [
     suite("uffd-unit-tests", "uffd-unit-tests", 15),
     suite("uffd-stress-anon", "uffd-stress anon 20 16", 5),
     suite("uffd-stress-shmem", "uffd-stress shmem 20 16", 5),
@@ -73,6 +73,16 @@ pub const SUITES: [Suite; 18] = [
         .after("mkdir /huge; mount -t tmpfs -o huge=advise tmpfs /huge")
         .pinned(),
     suite("migration", "migration", 5),
+    suite("gup-fast", "gup_test -u -w -n 1", 2),
+    suite("gup-fast-all", "gup_test -u -w -n -1", 2),
+    suite("gup-basic", "gup_test -U -n 512", 2),
+    suite("pin-fast", "gup_test -a -w -n 1", 2),
+    suite("pin-fast-all", "gup_test -a -w -n -1", 2),
+    suite("pin-fast-huge", "gup_test -a -t -w -n 512", 2),
+    suite("pin-basic", "gup_test -b -n 512", 2),
+    suite("pin-longterm", "gup_test -L -w -n 123", 2),
+    suite("gup-dump", "gup_test -ct -F 0x1 0 19 0x1000", 2),
+    suite("gup-longterm", "gup_longterm", 10),
 ];
 
 /// The suites that `TESTS=` names; all where it names none.
