@@ -19,6 +19,8 @@ mod gup_wait;
 mod harness;
 mod knobs;
 mod ksm;
+#[cfg(target_arch = "x86_64")]
+mod kvm;
 mod loop_device;
 mod madvise_atomic;
 mod madvise_background;
