@@ -143,7 +143,8 @@ pub fn tests(
     command.extend(names.iter().cloned());
     // Two nodes, so that pages can migrate.
     // KVM wants to know how fast the TSC is, which nothing here can measure: any value will do.
-    let words = "numa=fake=2 kunit.autorun=1 kunit.filter_glob=rust_userfault* tsc_early_khz=1000000 tsc=unstable";
+    let words =
+        "numa=fake=2 kunit.autorun=1 kunit.filter_glob=rust_userfault* tsc_early_khz=1000000 tsc=unstable";
     let guest = Guest { words, minutes: 30, ..Guest::new(objects, name, programs, command) };
     let console = guest.boot(ctx, |line| match line {
         Line::Program(text) if tap.line(text) || text.starts_with('#') => ctx.ui.note(text),

@@ -25,8 +25,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const SCRIPT: &str = include_str!("../guest/upstream.sh");
-/// Two nodes, between which pages can migrate.
-const WORDS: &str = "numa=fake=2";
+/// Two nodes, between which pages can migrate; and for KVM a TSC of some speed.
+const WORDS: &str = "numa=fake=2 tsc_early_khz=1000000 tsc=unstable";
 const MEMORY: &str = "upstream";
 /// Two of them are not enough for the suite of migration.
 const PROCESSORS: u32 = 3;

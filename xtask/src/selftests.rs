@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Upstream's own tests of memory management, tools/testing/selftests/mm: which we run, and how
-//! they are built.
+//! Upstream's own tests of memory management, tools/testing/selftests/mm, and of virtual machines
+//! that wait for their memory, of tools/testing/selftests/kvm: which we run, and how they are built.
 
 use crate::ctx::Ctx;
 use crate::deps::{self, Sign};
 use crate::kernel;
 use crate::run::{Job, MINUTE};
 use anyhow::{bail, Result};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A program of upstream's, run in one way.
@@ -22,10 +23,12 @@ pub struct Suite {
     pub before: &'static str,
     /// It runs on one processor.
     pub pinned: bool,
+    /// Where in upstream's folder of selftests its program is.
+    folder: &'static str,
 }
 
 const fn suite(name: &'static str, command: &'static str, minutes: u64) -> Suite {
-    Suite { name, command, minutes, before: "", pinned: false }
+    Suite { name, command, minutes, before: "", pinned: false, folder: "mm" }
 }
 
 impl Suite {
@@ -37,6 +40,11 @@ impl Suite {
     /// for the LRU on another processor, where the test ran a moment ago, are not.
     const fn pinned(self) -> Self {
         Self { pinned: true, ..self }
+    }
+
+    /// Those of KVM load themselves into a machine, from where they lie.
+    const fn of_kvm(self) -> Self {
+        Self { folder: "kvm", before: "ln -s /bin/demand_paging_test .", ..self }
     }
 
     fn program(&self) -> &str {
@@ -52,7 +60,7 @@ const LIBRARIES: [(Sign, &str); 2] = [
 
 /// The list, in the order in which they run. Each asks for the huge pages that it needs.
 /// tools/testing/selftests/mm/run_vmtests.sh shows what upstream runs, and with what preparation.
-pub const SUITES: [Suite; 28] = [
+pub const SUITES: [Suite; 30] = [
     suite("uffd-unit-tests", "uffd-unit-tests", 15),
     suite("uffd-stress-anon", "uffd-stress anon 20 16", 5),
     suite("uffd-stress-shmem", "uffd-stress shmem 20 16", 5),
@@ -83,6 +91,8 @@ pub const SUITES: [Suite; 28] = [
     suite("pin-longterm", "gup_test -L -w -n 123", 2),
     suite("gup-dump", "gup_test -ct -F 0x1 0 19 0x1000", 2),
     suite("gup-longterm", "gup_longterm", 10),
+    suite("kvm-demand-paging", "demand_paging_test -u MISSING -b 16M", 5).of_kvm(),
+    suite("kvm-demand-paging-minor", "demand_paging_test -u MINOR -s shmem -b 16M", 5).of_kvm(),
 ];
 
 /// The suites that `TESTS=` names; all where it names none.
@@ -113,21 +123,30 @@ pub fn build(
     out: &Path,
 ) -> Result<Vec<PathBuf>> {
     deps::need(ctx, &LIBRARIES)?;
-    std::fs::create_dir_all(out)?;
-    let mut programs: Vec<_> = suites.iter().map(|s| out.join(s.program())).collect();
-    programs.sort();
-    programs.dedup();
-    let mut args = vec![
-        "-C".into(),
-        source.join("tools/testing/selftests/mm").display().to_string(),
-        format!("OUTPUT={}", out.display()),
-        format!("ARCH={}", ctx.arch.name()),
-        format!("KHDR_INCLUDES=-isystem {}", headers.display()),
-        "USERLDFLAGS=-static".into(),
-    ];
-    args.extend(programs.iter().map(|p| p.display().to_string()));
-    let hint = "a library that is missing? See LIBRARIES in xtask/src/selftests.rs";
-    Job { ctx, name: "selftests", what: kernel::make(&args), limit: 20 * MINUTE, hint }.run()?;
+    let mut programs = Vec::new();
+    for (folder, linking) in [("mm", "USERLDFLAGS=-static"), ("kvm", "no-pie-option=-no-pie -static")] {
+        // Each has a library of its own beside its programs.
+        let out = out.join(folder);
+        let wanted: BTreeSet<_> =
+            suites.iter().filter(|s| s.folder == folder).map(|s| out.join(s.program())).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        std::fs::create_dir_all(&out)?;
+        let mut args = vec![
+            "-C".into(),
+            source.join("tools/testing/selftests").join(folder).display().to_string(),
+            format!("OUTPUT={}", out.display()),
+            format!("ARCH={}", ctx.arch.name()),
+            format!("KHDR_INCLUDES=-isystem {}", headers.display()),
+            linking.into(),
+        ];
+        args.extend(wanted.iter().map(|p| p.display().to_string()));
+        let hint = "a library that is missing? See LIBRARIES in xtask/src/selftests.rs";
+        let name = format!("selftests-{folder}");
+        Job { ctx, name: &name, what: kernel::make(&args), limit: 20 * MINUTE, hint }.run()?;
+        programs.extend(wanted);
+    }
     Ok(programs)
 }
 
