@@ -6,18 +6,16 @@
 use crate::gup::{How, Pin, Pins};
 use crate::harness::Outcome;
 use crate::proc::{ensure_holes, ensure_present};
-use crate::process::{in_child, Ended};
+use crate::process::{interrupt, must_end};
 use crate::range::{page_at, resolve, LetGo, Range};
 use crate::range_fault::handle_sigusr1;
 use crate::sys::{page, pmd, remap_all, Area, Map};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
-use nix::sys::signal::{kill, Signal};
 use nix::sys::uio::{process_vm_readv, RemoteIoVec};
 use nix::unistd::getpid;
 use std::io::IoSliceMut;
-use std::os::unix::thread::JoinHandleExt;
 use std::thread;
 
 /// C43, A86: as many pages as are asked for, whatever windows they are got in, each at its place.
@@ -198,17 +196,14 @@ fn a77_populate_waits() -> Outcome {
 
 /// A78: a fatal signal ends the wait, another does not where the caller does not look at it.
 fn a78_signals() -> Outcome {
-    let ended = in_child(|| {
+    must_end(true, || {
         let area = Area::pages(1)?;
         let fd = Range::serving(*area)?;
-        let span = *area;
-        let pins = Pins::new()?;
+        let (span, pins) = (*area, Pins::new()?);
         thread::spawn(move || pins.pin(span, How::all().last().expect("there are some")));
         fd.wait_for(1)?;
-        kill(getpid(), Signal::SIGKILL)?;
-        Ok(())
+        Ok((area, fd))
     })?;
-    ensure_eq!(ended, Ended::Killed(Signal::SIGKILL));
 
     handle_sigusr1()?;
     let (area, src) = (Area::pages(1)?, Area::filled(1, 1)?);
@@ -220,9 +215,7 @@ fn a78_signals() -> Outcome {
     });
     ensure_eq!(fd.fault()?, span.addr);
     for _ in 0..5 {
-        // SAFETY: The thread was not joined yet.
-        let ret = unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
-        ensure_eq!(ret, 0);
+        interrupt(&thread)?;
         thread::sleep(std::time::Duration::from_millis(5));
     }
     resolve(span, *src)?;

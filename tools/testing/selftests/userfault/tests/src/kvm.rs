@@ -5,7 +5,7 @@
 
 use crate::harness::{Outcome, Skip};
 use crate::proc::ensure_holes;
-use crate::process::{in_child, Ended};
+use crate::process::{interrupt, must_end};
 use crate::range::{resolve, LetGo, Range, A_WHILE};
 use crate::range_fault::handle_sigusr1;
 use crate::sys::{remap_all, Area, Span};
@@ -15,9 +15,6 @@ use anyhow::{bail, ensure, Context};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use nix::errno::Errno;
-use nix::sys::signal::{kill, Signal};
-use nix::unistd::getpid;
-use std::os::unix::thread::JoinHandleExt;
 use std::thread;
 
 /// Reads a byte of each of so many pages from `ds:0` on and says it, then says that it is done.
@@ -176,9 +173,7 @@ fn a83_handler_goes_away() -> Outcome {
         if waits == Waits::Halted {
             thread::sleep(A_WHILE);
             ensure!(!thread.is_finished(), "it has seen something");
-            // SAFETY: The thread was not joined yet.
-            let ret = unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
-            ensure_eq!(ret, 0);
+            interrupt(&thread)?;
         }
         let (said, mut machine) = thread.join().expect("no panic");
         let want = match waits {
@@ -199,23 +194,14 @@ fn a83_handler_goes_away() -> Outcome {
 fn a71_machine_and_the_end() -> Outcome {
     for waits in WAYS {
         for by_signal in [false, true] {
-            let ended = in_child(|| {
+            must_end(by_signal, || {
                 let data = Area::pages(PAGES)?;
                 let machine = Machine::new(*data, waits)?;
                 let fd = Range::serving(*data)?;
                 thread::spawn(move || machine.run());
                 fd.wait_for(1)?;
-                if by_signal {
-                    kill(getpid(), Signal::SIGKILL)?;
-                }
-                std::mem::forget((data, fd));
-                Ok(())
+                Ok((data, fd))
             })?;
-            match (by_signal, ended) {
-                (_, Ended::Skipped(why)) => return Err(Skip(why).into()),
-                (false, ended) => ensure_eq!(ended, Ended::Passed, "{waits:?}"),
-                (true, ended) => ensure_eq!(ended, Ended::Killed(Signal::SIGKILL), "{waits:?}"),
-            }
         }
     }
     Ok(())
@@ -231,9 +217,7 @@ fn a71_signal_stops_a_machine() -> Outcome {
         let fd = Range::serving(*data)?;
         let thread = thread::spawn(move || (machine.next(), machine));
         ensure_eq!(fd.fault()?, data.addr);
-        // SAFETY: The thread was not joined yet.
-        let ret = unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
-        ensure_eq!(ret, 0);
+        interrupt(&thread)?;
         let (said, mut machine) = thread.join().expect("no panic");
         ensure_eq!(said?, Err(Errno::EINTR), "{waits:?}");
         let want = src.bytes()[0];

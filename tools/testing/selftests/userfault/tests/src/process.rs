@@ -9,12 +9,13 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::{sched_setaffinity, CpuSet};
 use nix::sys::signal::{kill, killpg, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
-use nix::unistd::{fork, pipe2, setpgid, ForkResult, Pid};
+use nix::unistd::{fork, getpid, pipe2, setpgid, ForkResult, Pid};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::thread::JoinHandleExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::thread::ScopedJoinHandle;
+use std::thread::{JoinHandle, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 /// How a child ended.
@@ -80,6 +81,33 @@ pub fn must_pass_in_child(code: impl FnOnce() -> Outcome) -> Outcome {
         Ended::Skipped(why) => Err(Skip(why).into()),
         Ended::Failed(why) => bail!("in the child: {why}"),
         ended => bail!("the child ended otherwise: {ended:?}"),
+    }
+}
+
+/// Runs `code` in a child of a test, which ends then, or is killed, with what the code has returned
+/// and with all its threads.
+pub fn must_end<T>(by_signal: bool, code: impl FnOnce() -> anyhow::Result<T>) -> Outcome {
+    let ended = in_child(|| {
+        std::mem::forget(code()?);
+        if by_signal {
+            kill(getpid(), Signal::SIGKILL)?;
+        }
+        Ok(())
+    })?;
+    match (by_signal, ended) {
+        (false, Ended::Passed) | (true, Ended::Killed(Signal::SIGKILL)) => Ok(()),
+        (_, Ended::Skipped(why)) => Err(Skip(why).into()),
+        (_, ended) => bail!("the child ended otherwise: {ended:?}"),
+    }
+}
+
+/// Sends SIGUSR1 to a thread.
+pub fn interrupt<T>(thread: &JoinHandle<T>) -> Outcome {
+    // SAFETY: The thread was not joined yet.
+    let error = unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
+    match error {
+        0 => Ok(()),
+        error => Err(Errno::from_raw(error)).context("pthread_kill"),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::harness::{rounds, Outcome};
 use crate::proc::ensure_holes;
-use crate::process::join;
+use crate::process::{interrupt, join};
 use crate::range::{page_at, resolve, serve, wait_until, LetGo, Range, A_WHILE};
 use crate::sys::{page, remap, remap_all, Area, Map, Span, RAP_WAKE};
 use crate::{ensure_eq, register};
@@ -12,7 +12,6 @@ use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
-use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -243,9 +242,7 @@ fn a71_c18_signal_in_a_wait() -> Outcome {
     let thread = thread::spawn(move || hole.check(9));
     for round in 0..10 {
         ensure_eq!(fd.fault()?, dst.addr);
-        // SAFETY: The thread was not joined yet.
-        let ret = unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
-        ensure_eq!(ret, 0);
+        interrupt(&thread)?;
         wait_until(|| Ok(HANDLED.load(Ordering::SeqCst) > round))?;
     }
     ensure_eq!(fd.fault()?, dst.addr);
@@ -354,8 +351,7 @@ fn a56_read_waits() -> Outcome {
     thread::sleep(A_WHILE);
     ensure!(!done.load(Ordering::SeqCst), "it has not waited");
     wait_until(|| {
-        // SAFETY: The thread was not joined yet.
-        unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
+        interrupt(&thread)?;
         Ok(done.load(Ordering::SeqCst))
     })?;
     ensure_eq!(thread.join().expect("no panic"), Err(Errno::EINTR));

@@ -8,7 +8,7 @@ use crate::harness::Outcome;
 use crate::knobs;
 use crate::loop_device::Loop;
 use crate::proc::{entries_of, field};
-use crate::process::{in_child, Ended, Holder};
+use crate::process::{in_child, must_end, Ended, Holder};
 use crate::range::{resolve, LetGo, Range, USER_MODE_ONLY};
 use crate::sys::{page, remap_all, Area, Span};
 use crate::{ensure_eq, register};
@@ -17,7 +17,7 @@ use io_uring::{opcode, squeue, types};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::resource::{setrlimit, Resource, RLIM_INFINITY};
-use nix::sys::signal::{kill, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::uio::{process_vm_readv, process_vm_writev, RemoteIoVec};
 use nix::sys::wait::waitpid;
 use nix::unistd::{getpid, pipe};
@@ -223,7 +223,7 @@ fn a81_io_uring_waits() -> Outcome {
 /// A71: a process ends although a thread of io_uring's waits in a hole of it.
 fn a71_io_uring_and_the_end() -> Outcome {
     for by_signal in [false, true] {
-        let ended = in_child(|| {
+        must_end(by_signal, || {
             let area = Area::pages(1)?;
             let fd = Range::serving(*area)?;
             let (reader, mut writer) = pipe().map(|(r, w)| (r, File::from(w)))?;
@@ -231,18 +231,9 @@ fn a71_io_uring_and_the_end() -> Outcome {
             let hole = *area;
             thread::spawn(move || uring_read(&reader, hole, squeue::Flags::ASYNC).map(drop));
             fd.wait_for(1)?;
-            if by_signal {
-                kill(getpid(), Signal::SIGKILL)?;
-            }
-            // All this is there until the process is not: the pipe, too, cannot be closed while its
-            // reader waits.
-            std::mem::forget((area, fd, writer));
-            Ok(())
+            // The pipe, too, cannot be closed while its reader waits.
+            Ok((area, fd, writer))
         })?;
-        match by_signal {
-            false => ensure_eq!(ended, Ended::Passed),
-            true => ensure_eq!(ended, Ended::Killed(Signal::SIGKILL)),
-        }
     }
     Ok(())
 }

@@ -3,14 +3,13 @@
 //! The events of the range protocol in tracefs.
 
 use crate::harness::Outcome;
-use crate::process::join;
+use crate::process::{interrupt, join};
 use crate::range::{resolve, wait_until, LetGo, Range, A_WHILE};
 use crate::range_fault::handle_sigusr1;
 use crate::sys::Area;
 use crate::trace::Trace;
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
-use std::os::unix::thread::JoinHandleExt;
 use std::thread;
 
 /// All that a fault goes through is told, and at the end how long it took.
@@ -56,9 +55,7 @@ fn a71_events_of_a_signal() -> Outcome {
     let hole = *dst;
     let thread = thread::spawn(move || hole.check(9));
     ensure_eq!(fd.fault()?, dst.addr);
-    // SAFETY: The thread was not joined yet.
-    let ret = unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
-    ensure_eq!(ret, 0);
+    interrupt(&thread)?;
     wait_until(|| trace.has(&["userfaultfd_range_resolve: ", "by=signal"]))?;
     ensure_eq!(fd.fault()?, dst.addr);
     ensure_eq!(trace.lines(&["userfaultfd_range_fault: "])?.len(), 2);
