@@ -75,6 +75,7 @@ fn read_fault(
         }
         return Err(EFAULT);
     }
+    report.delivered();
     ctx.notify(bindings::EPOLLOUT);
     Ok(WORD)
 }

@@ -12,9 +12,10 @@ use kernel::{
     mm::{
         anon_rmap::{
             AnonVma,
-            AnonVmaReadGuard, //
+            AnonVmaReadGuard,
+            Candidate, //
         },
-        folio::Folio, //
+        folio::FolioGuard, //
     },
     sync::{
         aref::ARef,
@@ -27,10 +28,10 @@ pub(crate) struct Contended;
 
 /// Takes a count of the anon_vma of a locked folio: `None` where that is not mapped, or not
 /// anonymous. May sleep.
-pub(crate) fn get(folio: &Folio) -> Option<ARef<AnonVma>> {
+pub(crate) fn get(folio: &FolioGuard<'_>) -> Option<ARef<AnonVma>> {
     let rcu = rcu::read_lock();
-    let anon_vma = AnonVma::of(folio, &rcu)?.try_get()?;
-    let is_its_own = folio.is_mapped();
+    let anon_vma = Candidate::of(folio, &rcu)?.try_get()?;
+    let is_its_own = folio.folio().is_mapped();
     // The count that is given up may be the last one, which sleeps.
     drop(rcu);
     is_its_own.then_some(anon_vma)
@@ -42,16 +43,15 @@ pub(crate) fn get(folio: &Folio) -> Option<ARef<AnonVma>> {
 /// May sleep, if `may_wait`.
 #[inline(always)]
 pub(crate) fn lock_read(
-    folio: &Folio,
+    folio: &FolioGuard<'_>,
     may_wait: bool,
 ) -> Result<Option<AnonVmaReadGuard>, Contended> {
     let rcu = rcu::read_lock();
-    let Some(anon_vma) = AnonVma::of(folio, &rcu) else {
+    let Some(candidate) = Candidate::of(folio, &rcu) else {
         return Ok(None);
     };
-    if let Some(guard) = anon_vma.try_lock_read() {
-        // The lock keeps it, as whoever frees an anon_vma takes that once.
-        return Ok(folio.is_mapped().then_some(guard));
+    if let Some(lock) = candidate.try_lock_read() {
+        return Ok(lock.confirm());
     }
     if !may_wait {
         return Err(Contended);

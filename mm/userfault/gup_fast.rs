@@ -12,7 +12,8 @@ use kernel::{
     sched::cond_resched, //
 };
 
-/// The most pages that are got with interrupts off. The windows lie as page tables do.
+/// The most pages that are got with interrupts off. The windows lie as page tables do where pages
+/// are of 4 KiB.
 const WINDOW: usize = bindings::GUP_FAST_WINDOW as usize;
 
 /// Gets hold of `pages`, and says of how many, from the first on, up to one that would need a lock.

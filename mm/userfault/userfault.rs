@@ -61,7 +61,7 @@ use kernel::{
 use kernel::{
     mm::{
         anon_rmap::move_to_vma,
-        folio::Folio, //
+        folio::FolioGuard, //
     },
     sync::aref::ARef, //
 };
@@ -139,6 +139,9 @@ unsafe extern "C" fn gup_wait_for_pages(
             Pages::new(start, nr_pages, pages, flags),
         )
     };
+    // A fault that gives up the lock is no error.
+    #[cfg(CONFIG_DEBUG_VM)]
+    kernel::warn_on!(got < 0 || got as usize >= nr_pages);
     pages.take_off(got.max(0) as usize);
     let result = gup_locked::wait(mm, &mut pages);
     match (nr_pages - pages.left(), result) {
@@ -177,7 +180,7 @@ unsafe extern "C" fn gup_fast_windows(
 #[export]
 unsafe extern "C" fn folio_get_anon_vma(folio: *const bindings::folio) -> *mut bindings::anon_vma {
     // SAFETY: The caller promises it.
-    match anon_rmap::get(unsafe { Folio::from_raw(folio.cast_mut()) }) {
+    match anon_rmap::get(unsafe { &FolioGuard::assume_held(folio.cast_mut()) }) {
         Some(anon_vma) => ARef::into_raw(anon_vma).as_ptr().cast(),
         None => ptr::null_mut(),
     }
@@ -200,11 +203,11 @@ unsafe extern "C" fn folio_lock_anon_vma_read(
     // SAFETY: The caller promises it.
     let (folio, may_wait) = unsafe {
         (
-            Folio::from_raw(folio.cast_mut()),
+            FolioGuard::assume_held(folio.cast_mut()),
             rwc.is_null() || !(*rwc).try_lock,
         )
     };
-    match anon_rmap::lock_read(folio, may_wait) {
+    match anon_rmap::lock_read(&folio, may_wait) {
         Ok(Some(guard)) => guard.into_raw(),
         Ok(None) => ptr::null_mut(),
         Err(anon_rmap::Contended) => {
@@ -215,11 +218,12 @@ unsafe extern "C" fn folio_lock_anon_vma_read(
     }
 }
 
-/// Gives a folio that one vma alone maps to that vma's anon_vma. Does not sleep.
+/// Gives a folio that one vma alone maps, or is about to, to that vma's anon_vma. Does not sleep.
 ///
 /// # Safety
 ///
-/// The folio must be anonymous, locked, and mapped by this vma alone, which must be locked.
+/// The folio must be anonymous and locked, and mapped nowhere but in this vma, which must be
+/// locked.
 #[cfg(CONFIG_ANON_RMAP_RUST)]
 #[export]
 unsafe extern "C" fn folio_move_anon_rmap(
@@ -227,7 +231,7 @@ unsafe extern "C" fn folio_move_anon_rmap(
     vma: *mut bindings::vm_area_struct,
 ) {
     // SAFETY: The caller promises it.
-    unsafe { move_to_vma(Folio::from_raw(folio), VmaRef::from_raw(vma)) };
+    unsafe { move_to_vma(&FolioGuard::assume_held(folio), VmaRef::from_raw(vma)) };
 }
 
 /// remap_anon_pages(2): moves anonymous pages from `src` to `dst`.

@@ -76,3 +76,13 @@ rust_helper_linear_anon_page_index(const struct vm_area_struct *vma,
 {
 	return linear_anon_page_index(vma, address);
 }
+
+__rust_helper bool rust_helper_folio_mapped(const struct folio *folio)
+{
+	return folio_mapped(folio);
+}
+
+__rust_helper void rust_helper_folio_assert_locked(struct folio *folio)
+{
+	VM_WARN_ON_FOLIO(!folio_test_locked(folio), folio);
+}

@@ -76,3 +76,8 @@ __rust_helper void rust_helper_mm_flags_set(int flag, struct mm_struct *mm)
 {
 	mm_flags_set(flag, mm);
 }
+
+__rust_helper void rust_helper_vma_assert_anon_vma(struct vm_area_struct *vma)
+{
+	VM_BUG_ON_VMA(!vma->anon_vma, vma);
+}

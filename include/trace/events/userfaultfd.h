@@ -27,7 +27,7 @@ TRACE_EVENT(userfaultfd_range_fault,
 		  __entry->by_program ? "program" : "kernel")
 );
 
-/* A fault was reported to whoever reads from the descriptor. */
+/* A fault was read from the descriptor. */
 TRACE_EVENT(userfaultfd_range_read,
 	TP_PROTO(unsigned long address),
 	TP_ARGS(address),

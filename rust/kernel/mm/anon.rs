@@ -135,17 +135,19 @@ impl VmaRef {
     }
 
     /// What a folio holds that is mapped in the vma alone: its anon_vma, with the bit that says so.
-    /// Null where it has none.
-    #[inline]
-    pub(super) fn anon_mapping(&self) -> *mut bindings::address_space {
+    /// `None` where it has none.
+    #[inline(always)]
+    pub(super) fn anon_mapping(&self) -> Option<*mut bindings::address_space> {
         let anon_vma = self.anon_vma();
         if anon_vma.is_null() {
-            return ptr::null_mut();
+            return None;
         }
-        anon_vma
-            .cast::<u8>()
-            .wrapping_add(bindings::FOLIO_MAPPING_ANON as usize)
-            .cast()
+        let mapping = anon_vma.cast::<u8>();
+        Some(
+            mapping
+                .wrapping_add(bindings::FOLIO_MAPPING_ANON as usize)
+                .cast(),
+        )
     }
 
     /// The vma as one that holds ordinary private anonymous memory, if it does.
@@ -218,10 +220,7 @@ impl<'a> AnonRange<'a> {
     /// What leads from a folio to the first address; `None` where the vma has no anon_vma.
     #[inline]
     pub(super) fn rmap(self) -> Option<AnonRmap> {
-        let mapping = self.vma.anon_mapping();
-        if mapping.is_null() {
-            return None;
-        }
+        let mapping = self.vma.anon_mapping()?;
         // INVARIANT: The mapping is the vma's own, tagged as C does, and the index that of the
         // address.
         Some(AnonRmap {

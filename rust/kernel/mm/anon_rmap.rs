@@ -8,7 +8,7 @@
 use crate::{
     bindings,
     mm::{
-        folio::Folio,
+        folio::FolioGuard,
         virt::VmaRef, //
     },
     sync::{
@@ -23,17 +23,19 @@ use crate::{
         Opaque, //
     },
 };
-use core::ptr::{
-    self,
-    NonNull, //
+use core::{
+    marker::PhantomData,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 
 /// A `struct anon_vma`.
 ///
 /// # Invariants
 ///
-/// It is one for as long as the reference lives: a count is held, or the RCU read lock. With the
-/// latter it may be freed and become another's meanwhile.
+/// Values of this type are counted (`refcount`).
 #[repr(transparent)]
 pub struct AnonVma(Opaque<bindings::anon_vma>);
 
@@ -47,8 +49,8 @@ unsafe impl Sync for AnonVma {}
 unsafe impl AlwaysRefCounted for AnonVma {
     #[inline]
     fn inc_ref(&self) {
-        // SAFETY: The caller holds a count, so this is not the first.
-        unsafe { bindings::atomic_inc(&raw mut (*self.as_ptr()).refcount) };
+        // SAFETY: By the type invariants there is a count, so this is not the first.
+        unsafe { bindings::atomic_inc(&raw mut (*self.0.get()).refcount) };
     }
 
     /// May sleep.
@@ -65,92 +67,118 @@ unsafe impl AlwaysRefCounted for AnonVma {
 }
 
 impl AnonVma {
-    /// That of `folio`, if the folio is anonymous (and not KSM's) and mapped. Whoever unmaps it
-    /// does not ask us, so that it is the folio's only as long as the folio is
-    /// [mapped](Folio::is_mapped) when looked at later.
-    ///
-    /// The caller has locked the folio. Does not sleep.
-    #[inline(always)]
-    pub fn of<'a>(folio: &Folio, _rcu: &'a rcu::Guard) -> Option<&'a Self> {
-        const FLAGS: usize = bindings::FOLIO_MAPPING_FLAGS as usize;
-        const ANON: usize = bindings::FOLIO_MAPPING_ANON as usize;
-
-        // SAFETY: The folio is valid, and the field is read as a single word.
-        let mapping = unsafe {
-            let fields = &raw const (*folio.as_ptr()).__bindgen_anon_1.__bindgen_anon_1;
-            ptr::read_volatile(&raw const (*fields).mapping)
-        };
-        if mapping.addr() & FLAGS != ANON || !folio.is_mapped() {
-            return None;
-        }
-        let anon_vma = mapping.cast::<u8>().wrapping_sub(ANON).cast::<Self>();
-        // SAFETY: A mapped folio's anon_vma was not freed before the RCU read lock was taken, and
-        // memory of an anon_vma becomes nothing else while that is held (SLAB_TYPESAFE_BY_RCU).
-        Some(unsafe { &*anon_vma })
-    }
-
-    #[inline]
-    fn as_ptr(&self) -> *mut bindings::anon_vma {
-        self.0.get()
-    }
-
-    /// The one whose lock is that of this one. It is another for another's.
-    #[inline]
-    fn root(&self) -> *mut bindings::anon_vma {
-        // SAFETY: By the type invariants it is an anon_vma, and the field is read as a single word.
-        unsafe { ptr::read_volatile(&raw const (*self.as_ptr()).root) }
-    }
-
-    /// Takes a count, unless it is being freed. Does not sleep.
-    #[inline]
-    pub fn try_get(&self) -> Option<ARef<Self>> {
-        // SAFETY: By the type invariants it is an anon_vma. The count was just taken.
-        unsafe {
-            bindings::atomic_inc_not_zero(&raw mut (*self.as_ptr()).refcount)
-                .then(|| ARef::from_raw(NonNull::from(self)))
-        }
-    }
-
-    /// Locks it for reading, if that can be done at once. Does not sleep.
-    #[inline(always)]
-    pub fn try_lock_read(&self) -> Option<AnonVmaReadGuard> {
-        let root = self.root();
-        // SAFETY: Roots are anon_vmas, freed as such.
-        let locked = unsafe { bindings::down_read_trylock(&raw mut (*root).rwsem) } != 0;
-        // INVARIANT: It was just taken.
-        locked.then(|| AnonVmaReadGuard {
-            anon_vma: self.as_ptr(),
-            root,
-            _nts: NotThreadSafe,
-        })
-    }
-
     /// Locks it for reading, and gives the count up that kept it until now: `None` where that was
     /// the last one.
     ///
     /// May sleep.
     pub fn lock_read(this: ARef<Self>) -> Option<AnonVmaReadGuard> {
-        // The root stays the same: there is a count.
-        let (anon_vma, root) = (this.as_ptr(), this.root());
-        // SAFETY: The root is kept by what it is the root of.
-        unsafe { bindings::down_read(&raw mut (*root).rwsem) };
-        // INVARIANT: It was just taken.
-        let guard = AnonVmaReadGuard {
-            anon_vma,
-            root,
-            _nts: NotThreadSafe,
-        };
         let anon_vma = ARef::into_raw(this).as_ptr().cast::<bindings::anon_vma>();
-        // SAFETY: The count is ours to give up. With the lock held for reading nobody could take
-        // it for writing, as who gives the last count up does.
+        // SAFETY: There is a count until it is given up here, so the root stays the same and is
+        // kept. With the lock held for reading nobody could take it for writing, as who gives up
+        // the last count does: so that is left to us.
         unsafe {
+            let root = root_of(anon_vma);
+            bindings::down_read(&raw mut (*root).rwsem);
+            // INVARIANT: It was just taken.
+            let guard = AnonVmaReadGuard {
+                anon_vma,
+                root,
+                _nts: NotThreadSafe,
+            };
             if bindings::atomic_dec_and_test(&raw mut (*anon_vma).refcount) {
                 drop(guard);
                 bindings::__put_anon_vma(anon_vma);
                 return None;
             }
+            Some(guard)
         }
-        Some(guard)
+    }
+}
+
+/// The one whose lock is that of this one.
+///
+/// # Safety
+///
+/// It must be an anon_vma, though it may become another's meanwhile.
+#[inline]
+unsafe fn root_of(anon_vma: *mut bindings::anon_vma) -> *mut bindings::anon_vma {
+    // SAFETY: The caller promises it. The field is read as a single word.
+    unsafe { ptr::read_volatile(&raw const (*anon_vma).root) }
+}
+
+/// What a folio leads to while nobody keeps it.
+///
+/// # Invariants
+///
+/// `anon_vma` was that of the folio, and is an anon_vma; but it may be freed, and become another's.
+pub struct Candidate<'a> {
+    anon_vma: *mut bindings::anon_vma,
+    folio: &'a FolioGuard<'a>,
+    _rcu: PhantomData<&'a rcu::Guard>,
+}
+
+impl<'a> Candidate<'a> {
+    /// That of a locked folio, if this is anonymous (and not KSM's) and mapped. Does not sleep.
+    #[inline(always)]
+    pub fn of(folio: &'a FolioGuard<'a>, _rcu: &'a rcu::Guard) -> Option<Self> {
+        const FLAGS: usize = bindings::FOLIO_MAPPING_FLAGS as usize;
+        const ANON: usize = bindings::FOLIO_MAPPING_ANON as usize;
+
+        let mapping = folio.folio().mapping();
+        if mapping.addr() & FLAGS != ANON || !folio.folio().is_mapped() {
+            return None;
+        }
+        // INVARIANT: The anon_vma of a mapped folio is there. Since it was after the RCU read lock
+        // was taken, its memory becomes nothing else while that is held (SLAB_TYPESAFE_BY_RCU).
+        Some(Self {
+            anon_vma: mapping.cast::<u8>().wrapping_sub(ANON).cast(),
+            folio,
+            _rcu: PhantomData,
+        })
+    }
+
+    /// Takes a count, unless it is being freed. It is the folio's own if that is mapped after this.
+    /// Does not sleep.
+    #[inline]
+    pub fn try_get(&self) -> Option<ARef<AnonVma>> {
+        // SAFETY: By the type invariants it is an anon_vma. The count was just taken.
+        unsafe {
+            bindings::atomic_inc_not_zero(&raw mut (*self.anon_vma).refcount)
+                .then(|| ARef::from_raw(NonNull::new_unchecked(self.anon_vma.cast())))
+        }
+    }
+
+    /// Locks it for reading, if that can be done at once. Does not sleep.
+    #[inline(always)]
+    pub fn try_lock_read(self) -> Option<TriedLock<'a>> {
+        // SAFETY: By the type invariants it is an anon_vma, and so is its root.
+        unsafe {
+            let root = root_of(self.anon_vma);
+            (bindings::down_read_trylock(&raw mut (*root).rwsem) != 0).then(|| TriedLock {
+                // INVARIANT: It was just taken.
+                guard: AnonVmaReadGuard {
+                    anon_vma: self.anon_vma,
+                    root,
+                    _nts: NotThreadSafe,
+                },
+                of: self,
+            })
+        }
+    }
+}
+
+/// The lock of an anon_vma that may be another's.
+pub struct TriedLock<'a> {
+    guard: AnonVmaReadGuard,
+    of: Candidate<'a>,
+}
+
+impl TriedLock<'_> {
+    /// The lock, if the anon_vma is the folio's own still. Then it stays while it is locked, as
+    /// whoever frees an anon_vma takes its lock before.
+    #[inline(always)]
+    pub fn confirm(self) -> Option<AnonVmaReadGuard> {
+        self.of.folio.folio().is_mapped().then_some(self.guard)
     }
 }
 
@@ -181,17 +209,18 @@ impl Drop for AnonVmaReadGuard {
     }
 }
 
-/// Leads from `folio` to `vma`, and to nowhere else any more, as it is mapped there alone.
-///
-/// Does not sleep.
+/// Leads from a locked folio to `vma`, and to nowhere else any more. Does not sleep.
 ///
 /// # Safety
 ///
-/// The folio must be anonymous and mapped by this vma alone, which has an anon_vma, and be locked.
+/// The folio must be anonymous, and this vma, which has an anon_vma, be the only one to map it, or
+/// about to.
 #[inline]
-pub unsafe fn move_to_vma(folio: &Folio, vma: &VmaRef) {
-    let mapping = vma.anon_mapping();
-    debug_assert!(!mapping.is_null());
-    // SAFETY: The caller promises what is asked for.
-    unsafe { folio.set_anon_mapping(mapping) };
+pub unsafe fn move_to_vma(folio: &FolioGuard<'_>, vma: &VmaRef) {
+    // SAFETY: The vma is valid. It is checked on kernels that check such things only.
+    unsafe { bindings::vma_assert_anon_vma(vma.as_ptr()) };
+    if let Some(mapping) = vma.anon_mapping() {
+        // SAFETY: The caller promises what is asked for.
+        unsafe { folio.folio().set_anon_mapping(mapping) };
+    }
 }

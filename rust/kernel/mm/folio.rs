@@ -29,7 +29,10 @@ use crate::{
 };
 use core::{
     mem::ManuallyDrop,
-    ptr::NonNull, //
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 
 /// A wrapper for the kernel's `struct folio`.
@@ -117,7 +120,19 @@ impl Folio {
     /// [`mapcount`](Self::mapcount).
     #[inline]
     pub fn is_mapped(&self) -> bool {
-        self.mapcount() > 0
+        // SAFETY: The pointer is valid since self is a reference.
+        unsafe { bindings::folio_mapped(self.as_ptr()) }
+    }
+
+    /// What leads to where the folio is mapped, with the bits that say how. Stable while the folio
+    /// is locked; somebody else may change what it points to.
+    #[inline]
+    pub(super) fn mapping(&self) -> *mut bindings::address_space {
+        // SAFETY: The folio is valid, and the field is read as a single word.
+        unsafe {
+            let fields = &raw const (*self.as_ptr()).__bindgen_anon_1.__bindgen_anon_1;
+            ptr::read_volatile(&raw const (*fields).mapping)
+        }
     }
 
     /// Locks the folio, until the guard is dropped, if nobody else holds its lock; `None` if
@@ -173,7 +188,25 @@ pub struct FolioGuard<'a> {
     _nts: NotThreadSafe,
 }
 
-impl FolioGuard<'_> {
+impl<'a> FolioGuard<'a> {
+    /// The lock of a folio that somebody else has locked.
+    ///
+    /// # Safety
+    ///
+    /// The folio must be referenced and locked for `'a`, and the lock be given up by who has taken
+    /// it.
+    #[inline]
+    pub unsafe fn assume_held(folio: *mut bindings::folio) -> ManuallyDrop<Self> {
+        // SAFETY: The folio is valid. It is checked on kernels that check such things only.
+        unsafe { bindings::folio_assert_locked(folio) };
+        // INVARIANT: The caller promises it.
+        ManuallyDrop::new(Self {
+            // SAFETY: The caller promises that it is referenced.
+            folio: unsafe { Folio::from_raw(folio) },
+            _nts: NotThreadSafe,
+        })
+    }
+
     /// The folio whose lock is held, for as long as the guard lives.
     #[inline]
     pub fn folio(&self) -> &Folio {

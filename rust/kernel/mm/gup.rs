@@ -7,6 +7,7 @@
 
 use crate::{
     bindings,
+    current,
     mm::MmapReadGuard,
     page::PAGE_SHIFT,
     prelude::*, //
@@ -36,7 +37,8 @@ impl Pages<'_> {
     ///
     /// # Safety
     ///
-    /// `array` must be null, or valid for writes of so many pointers.
+    /// `array` must be null, or valid for writes of so many pointers. In the latter case, and only
+    /// then, `flags` must have `FOLL_GET` or `FOLL_PIN`, and not both.
     #[inline]
     pub unsafe fn new(
         address: usize,
@@ -134,6 +136,9 @@ impl Pages<'_> {
             }
             _ => Some(lock),
         };
+        // A fault that gives up the lock is no error.
+        #[cfg(CONFIG_DEBUG_VM)]
+        crate::warn_on!(lock.is_none() && got < 0);
         match got {
             0.. => self.take_off(got as usize),
             error => return Err(Error::from_errno(error as c_int)),
@@ -144,9 +149,13 @@ impl Pages<'_> {
     /// Gets at most `most` of what is left, as far as that needs neither a lock nor a page fault,
     /// with interrupts off. Returns how many there were.
     ///
-    /// The pages are those of the running task. Does not sleep.
+    /// The pages are those of the running task. Without an array for them there are none. Does not
+    /// sleep.
     #[inline]
     pub fn get_fast(&mut self, most: usize) -> usize {
+        if self.array.is_null() || current!().mm().is_none() {
+            return 0;
+        }
         let count = self.left.min(most);
         let flags = self.flags | bindings::GUP_FAST_ONLY;
         // SAFETY: The array has room for `count` pointers. What cannot be looked up is refused.

@@ -82,7 +82,7 @@ impl Wait {
     }
 }
 
-/// A fault was reported. Does not sleep.
+/// A fault was read. Does not sleep.
 #[inline]
 pub(super) fn read(address: usize) {
     // SAFETY: There is nothing to promise.

@@ -75,6 +75,12 @@ impl Report {
     pub fn address(&self) -> usize {
         self.address
     }
+
+    /// It has reached the program.
+    #[inline]
+    pub fn delivered(self) {
+        trace::read(self.address);
+    }
 }
 
 /// How many threads wait.
@@ -344,16 +350,13 @@ impl Waiters {
             return None;
         }
         // SAFETY: It is in the list.
-        let report = unsafe {
+        unsafe {
             queue.unlink(waiter);
-            Report {
+            Some(Report {
                 address: (*waiter).address,
                 ticket: (*waiter).ticket,
-            }
-        };
-        drop(queue);
-        trace::read(report.address);
-        Some(report)
+            })
+        }
     }
 
     /// Takes a report back, since it did not reach the program: it is to be made again, in its
@@ -403,7 +406,7 @@ impl Waiters {
                 };
             }
         }
-        drop(queue);
+        // No thread goes on before the lock is free: what it does then comes after this.
         trace::wake(&range, woken);
         woken > 0
     }

@@ -102,6 +102,8 @@ fn rmap() -> anyhow::Result<()> {
         let cost = least(|| Ok((set_idle(*area)?, SHARED)))?;
         row(&name("setting idle"), cost);
         let mut node = 0;
+        // To begin with all are on one node.
+        numa::move_shared_to(*area, node)?;
         let cost = least(|| {
             node = 1 - node;
             let start = now();
