@@ -34,10 +34,12 @@ struct vm_area_struct *vma_start_read(struct mm_struct *mm,
  */
 #ifdef CONFIG_GUP_LOCKED_RUST
 #define GUP_VISIBLE
-#define GUP_TRIED	(1U << 17)
-#define GUP_FAST_ONLY	(1U << 20)
-/* How many pages are got at most with interrupts off. */
-#define GUP_FAST_WINDOW	512
+enum {
+	GUP_TRIED = 1 << 17,
+	GUP_FAST_ONLY = 1 << 20,
+	/* How many pages are got at most with interrupts off. */
+	GUP_FAST_WINDOW = 512,
+};
 
 long __get_user_pages(struct mm_struct *mm, unsigned long start,
 		      unsigned long nr_pages, unsigned int gup_flags,
@@ -79,10 +81,16 @@ unsigned long gup_fast_windows(unsigned long start, unsigned long nr_pages,
 
 /* What gup_fast() does, but never with interrupts off for long. */
 #define gup_fast_bounded(start, end, flags, pages)			\
-	((end) - (start) > GUP_FAST_WINDOW * PAGE_SIZE ?		\
-	 gup_fast_windows(start, ((end) - (start)) >> PAGE_SHIFT,	\
-			  flags, pages) :				\
-	 gup_fast(start, end, flags, pages))
+({									\
+	unsigned long __start = (start), __end = (end);			\
+	unsigned int __flags = (flags);					\
+	struct page **__pages = (pages);				\
+	unsigned long __nr = (__end - __start) >> PAGE_SHIFT;		\
+									\
+	__nr > GUP_FAST_WINDOW ?					\
+		gup_fast_windows(__start, __nr, __flags, __pages) :	\
+		gup_fast(__start, __end, __flags, __pages);		\
+})
 #else
 #define GUP_VISIBLE static
 #define gup_fast_bounded gup_fast

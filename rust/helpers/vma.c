@@ -79,5 +79,5 @@ __rust_helper void rust_helper_mm_flags_set(int flag, struct mm_struct *mm)
 
 __rust_helper void rust_helper_vma_assert_anon_vma(struct vm_area_struct *vma)
 {
-	VM_BUG_ON_VMA(!vma->anon_vma, vma);
+	VM_WARN_ON_ONCE(!vma->anon_vma);
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// What checkpatch.pl may say of a patch: the type of its word, and the file that it is of, any where
 /// none is named. Everything else is an error.
-const EXCUSED: [(&str, Option<&str>); 4] = [
+const EXCUSED: [(&str, Option<&str>); 6] = [
     // A person signs, not a program.
     ("MISSING_SIGN_OFF", None),
     ("NO_AUTHOR_SIGN_OFF", None),
@@ -21,6 +21,9 @@ const EXCUSED: [(&str, Option<&str>); 4] = [
     ("FILE_PATH_CHANGES", None),
     // It takes mm/Kconfig.userfault, which this file sources, for the file's own name.
     ("EMBEDDED_FILENAME", Some("mm/Kconfig")),
+    // The form that every TRACE_EVENT() of upstream has.
+    ("OPEN_ENDED_LINE", Some("include/trace/events/userfaultfd.h")),
+    ("PARENTHESIS_ALIGNMENT", Some("include/trace/events/userfaultfd.h")),
 ];
 
 /// The list that get_maintainer.pl names whatever the file is.
