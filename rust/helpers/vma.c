@@ -66,17 +66,6 @@ __rust_helper void rust_helper_release_fault_lock(struct vm_fault *vmf)
 	release_fault_lock(vmf);
 }
 
-__rust_helper bool rust_helper_mm_flags_test(int flag,
-					     const struct mm_struct *mm)
-{
-	return mm_flags_test(flag, mm);
-}
-
-__rust_helper void rust_helper_mm_flags_set(int flag, struct mm_struct *mm)
-{
-	mm_flags_set(flag, mm);
-}
-
 __rust_helper void rust_helper_vma_assert_anon_vma(struct vm_area_struct *vma)
 {
 	VM_WARN_ON_ONCE(!vma->anon_vma);

@@ -5,7 +5,7 @@
 use crate::boot;
 use crate::console::Line;
 use crate::ctx::Ctx;
-use crate::guest::Guest;
+use crate::guest::{Guest, WORDS};
 use crate::rules::{self, Rules};
 use crate::run::{Job, MINUTE};
 use crate::tap::{State, Tap};
@@ -141,11 +141,8 @@ pub fn tests(
     let Reports { kunit, tests: tap } = reports;
     let mut command = vec!["userfault-tests".to_string()];
     command.extend(names.iter().cloned());
-    // Two nodes, so that pages can migrate.
-    // KVM wants to know how fast the TSC is, which nothing here can measure: any value will do.
-    let words =
-        "numa=fake=2 kunit.autorun=1 kunit.filter_glob=rust_userfault* tsc_early_khz=1000000 tsc=unstable";
-    let guest = Guest { words, minutes: 30, ..Guest::new(objects, name, programs, command) };
+    let words = format!("{WORDS} kunit.autorun=1 kunit.filter_glob=rust_userfault*");
+    let guest = Guest { words: &words, minutes: 30, ..Guest::new(objects, name, programs, command) };
     let console = guest.boot(ctx, |line| match line {
         Line::Program(text) if tap.line(text) || text.starts_with('#') => ctx.ui.note(text),
         Line::Kernel(text) if kunit.kernel_line(text) => ctx.ui.note(text),

@@ -12,7 +12,7 @@
 use crate::cli::Config;
 use crate::console::Line;
 use crate::ctx::Ctx;
-use crate::guest::Guest;
+use crate::guest::{Guest, WORDS};
 use crate::kernel::{self, Kbuild};
 use crate::selftests::{self, Suite};
 use crate::tries::{Run, Tries};
@@ -25,8 +25,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const SCRIPT: &str = include_str!("../guest/upstream.sh");
-/// Two nodes, between which pages can migrate; and for KVM a TSC of some speed.
-const WORDS: &str = "numa=fake=2 tsc_early_khz=1000000 tsc=unstable";
 const MEMORY: &str = "upstream";
 /// Two of them are not enough for the suite of migration.
 const PROCESSORS: u32 = 3;
