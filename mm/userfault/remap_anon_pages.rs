@@ -480,6 +480,7 @@ impl Remap {
         let src = vmas.src.range(self.request.own_src(self.moved));
         match stop {
             Stop::End => Ok(Step::Continue),
+            Stop::NoTable if self.request.go_on(self.moved) => Ok(Step::Continue),
             Stop::NoTable => self.step_aside(dst, src),
             Stop::Error(e) => Err(e),
             Stop::Contended(folio) => Ok(Step::Wait(folio)),
@@ -535,7 +536,8 @@ fn move_page(entry: EntryPair<'_, '_>) -> Result<(), Stop> {
 pub(crate) fn move_exclusive<U: Unit>(unit: Exclusive<'_, U>) -> Result<(), Stop> {
     // A device writes to the page, wherever it is mapped: the program would look for the data at
     // the source. gup_fast pins without a lock, but only while it finds the entry unchanged. Once
-    // that is taken out it does not, so this is the time to look. What is not placed goes back.
+    // that is taken out it does not, and `take()` has ordered the two, so this is the time to look.
+    // What is not placed goes back.
     let taken = unit.try_lock().map_err(Stop::Contended)?.take();
     if taken.folio().maybe_dma_pinned() {
         return Err(Stop::Error(EBUSY));

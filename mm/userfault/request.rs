@@ -82,8 +82,7 @@ impl Request {
             allow_holes: flags & ALLOW_SRC_HOLES != 0,
             wake: flags & WAKE != 0,
             limit,
-            // A source behind the destination is as far before it as can be.
-            own_src: limit.min(dst.wrapping_sub(src)),
+            own_src: limit.min(dst.abs_diff(src)),
         })
     }
 
@@ -121,13 +120,31 @@ impl Request {
         self.src.start.wrapping_add(moved)..self.src.start.wrapping_add(self.limit)
     }
 
-    /// What is left to move of the source before the call meets what it has itself put in place, or
-    /// left as a hole, because the ranges overlap. It was a hole, and is to be one when its turn
-    /// comes.
+    /// What is left to move of the source before the ranges overlap.
+    ///
+    /// Where the destination is behind the source, the call meets there what it has itself put in
+    /// place, or left as a hole. It was a hole, and is to be one when its turn comes. Where the
+    /// destination is before the source, it meets places that it has emptied itself: see
+    /// [`Self::go_on`].
     #[inline]
     pub(crate) fn own_src(&self, moved: usize) -> Range<usize> {
         let start = self.src.start.wrapping_add(moved);
         start..self.src.start.wrapping_add(self.own_src.max(moved))
+    }
+
+    /// Lets [`own_src`](Self::own_src) begin anew at what is moved, where the destination is before
+    /// the source; returns whether there is more of it now. What was emptied must be flushed from
+    /// the TLB: other threads would see a page at its old and its new place, and write to the wrong
+    /// one.
+    #[cold]
+    pub(crate) fn go_on(&mut self, moved: usize) -> bool {
+        if self.dst.start >= self.src.start {
+            return false;
+        }
+        let distance = self.src.start - self.dst.start;
+        let old = self.own_src;
+        self.own_src = self.limit.min(moved.saturating_add(distance));
+        self.own_src != old
     }
 
     /// Whether all of a huge page of `size` bytes is left to move, to a place for one.
@@ -286,11 +303,19 @@ mod tests {
         assert!(up.own_src(7 * PAGE_SIZE).is_empty());
         // What is moved onto itself is what is in its own way.
         assert!(request(SRC, SRC, 8, 0).ok_or(EINVAL)?.own_src(0).is_empty());
-        // Below it, or apart, a page is met as the source only.
-        for dst in [SRC - 2 * PAGE_SIZE, SRC + 8 * PAGE_SIZE, DST] {
-            let request = request(dst, SRC, 8, 0).ok_or(EINVAL)?;
+        // Two pages below it: the call goes on behind them, and then there is no more.
+        let mut down = request(SRC - 2 * PAGE_SIZE, SRC, 5, 0).ok_or(EINVAL)?;
+        for (moved, rest) in [(0, 2), (2, 2), (3, 2), (4, 1)] {
+            let moved = moved * PAGE_SIZE;
+            assert_eq!(down.go_on(moved), moved != 0 && rest == 2);
+            assert_eq!(down.own_src(moved).len(), rest * PAGE_SIZE);
+        }
+        // Apart, a page is met as the source only.
+        for dst in [SRC - 8 * PAGE_SIZE, SRC + 8 * PAGE_SIZE, DST] {
+            let mut request = request(dst, SRC, 8, 0).ok_or(EINVAL)?;
             for moved in [0, 3 * PAGE_SIZE, 7 * PAGE_SIZE] {
                 assert_eq!(request.own_src(moved), request.src(moved));
+                assert!(!request.go_on(moved));
             }
         }
         Ok(())
