@@ -215,6 +215,33 @@ __rust_helper pmd_t rust_helper_pmd_mkwrite_novma(pmd_t pmd)
 	return pmd_mkwrite_novma(pmd);
 }
 
+/* Inline functions where the architecture has its own. */
+#ifdef pmdp_collapse_flush
+__rust_helper pmd_t rust_helper_pmdp_collapse_flush(struct vm_area_struct *vma,
+						    unsigned long address,
+						    pmd_t *pmdp)
+{
+	return pmdp_collapse_flush(vma, address, pmdp);
+}
+#endif
+
+#ifdef __HAVE_ARCH_PGTABLE_DEPOSIT
+__rust_helper void rust_helper_pgtable_trans_huge_deposit(struct mm_struct *mm,
+							  pmd_t *pmdp,
+							  pgtable_t pgtable)
+{
+	pgtable_trans_huge_deposit(mm, pmdp, pgtable);
+}
+#endif
+
+#ifdef __HAVE_ARCH_PGTABLE_WITHDRAW
+__rust_helper pgtable_t
+rust_helper_pgtable_trans_huge_withdraw(struct mm_struct *mm, pmd_t *pmdp)
+{
+	return pgtable_trans_huge_withdraw(mm, pmdp);
+}
+#endif
+
 #if defined(__BINDGEN__)
 void rust_helper_flush_pmd_tlb_range(struct vm_area_struct *vma,
 				     unsigned long start, unsigned long end);
@@ -244,7 +271,7 @@ __rust_helper void rust_helper___split_huge_pmd(struct vm_area_struct *vma,
 }
 #endif
 
-#ifndef CONFIG_ARCH_ENABLE_THP_MIGRATION
+#ifndef CONFIG_ARCH_HAS_PMD_SOFTLEAVES
 __rust_helper void rust_helper_pmd_migration_entry_wait(struct mm_struct *mm,
 							pmd_t *pmd)
 {

@@ -20,7 +20,10 @@ use crate::{
             FolioGuard, //
         },
     },
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        barrier::smp_mb_after_atomic, //
+    },
 };
 use core::{
     mem::ManuallyDrop,
@@ -112,10 +115,14 @@ pub struct Locked<'f, U: Unit> {
 
 impl<'f, U: Unit> Locked<'f, U> {
     /// Takes the folio out of the source: from here on an access finds a hole, and nobody can pin
-    /// the folio any more.
+    /// the folio any more. Whoever looks for pins afterwards sees all of them.
     #[inline]
     pub fn take(mut self) -> Taken<'f, U> {
         let old = self.unit.clear();
+        // gup_fast pins, then looks at the entry again. Here it is the other way round, and the look
+        // at the pins must not come before the entry is clear, which is not ordered by itself on
+        // every architecture. Pairs with the barrier in C's `try_grab_folio_fast()`.
+        smp_mb_after_atomic();
         // INVARIANT: The entries were just cleared.
         Taken {
             lock: self.lock,
