@@ -75,11 +75,9 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 fn in_c(ctx: &Ctx) -> Result<PathBuf> {
     ctx.ui.step("kernel", "the same with functions of C");
     let objects = ctx.build.join("bench-c");
-    let fragment = objects.join("c.config");
-    let lines = REPLACED.map(|option| format!("# CONFIG_{option} is not set\n"));
-    write_if_changed(&fragment, lines.concat().as_bytes())?;
     let kbuild = Kbuild::new(ctx, "bench-c", ctx.linux(), objects.clone(), toolchain::find(ctx)?);
-    let fragments = [kconfig::fragments(ctx, ctx.config), vec![fragment]].concat();
+    let mut fragments = kconfig::fragments(ctx, ctx.config);
+    fragments.extend(kconfig::without(ctx, &objects, &REPLACED)?);
     kconfig::make(ctx, &kbuild, &fragments, false)?;
     kbuild.build(ctx, &["all"], 120, "the kernel of make kernel has to build first")?;
     Ok(objects)

@@ -3,14 +3,16 @@
 //! `make check`: all tests, of the host's side and in the booted kernel, and one line at the end.
 
 use crate::boot;
+use crate::cli::{Arch, Config, Machine};
 use crate::console::Line;
 use crate::ctx::Ctx;
-use crate::guest::{Guest, WORDS};
+use crate::guest::{words, Guest};
 use crate::rules::{self, Rules};
 use crate::run::{Job, MINUTE};
 use crate::tap::{State, Tap};
 use crate::{docs, headers, kernel, off, programs, tree};
 use anyhow::{anyhow, bail, Result};
+use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 
 /// What came of all checks so far.
@@ -69,34 +71,59 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         );
     }
     let mut report = Report::default();
-    host(ctx, &mut report);
-    report.add(ctx, "off means off", off::prove(ctx));
-    let built = kernel::build(ctx).and_then(|()| headers::install(ctx));
-    let good = built.is_ok();
-    report.add(ctx, "the kernel builds", built);
-    if good {
-        let moved = programs::test_program(ctx)
-            .and_then(|program| boot::test_program(ctx, &ctx.objects(), "boot", &program, ctx.size, |_| ()));
-        report.add(ctx, "the test program", moved);
-        for name in programs::EXAMPLES {
-            report.add(ctx, &format!("{name}, an example of the documentation"), boot::example(ctx, name));
+    if ctx.arch == Arch::X86_64 {
+        host(ctx, &mut report);
+        report.add(ctx, "off means off", off::prove(ctx));
+    }
+    let configs = match ctx.all {
+        true if ctx.arch == Arch::Powerpc => vec![Config::Plain, Config::Pages4k],
+        _ => vec![ctx.config],
+    };
+    for config in configs {
+        let ctx = Ctx { config, ..ctx.clone() };
+        let built = kernel::build(&ctx).and_then(|()| headers::install(&ctx));
+        let good = built.is_ok();
+        report.add(&ctx, "the kernel builds", built);
+        for machine in machines(&ctx).into_iter().filter(|_| good) {
+            booted(&Ctx { machine, ..ctx.clone() }, &mut report);
         }
-        let mut reports = Reports::default();
-        let run = programs::tests(ctx)
-            .and_then(|programs| tests(ctx, &ctx.objects(), "check", &programs, &ctx.tests, &mut reports));
-        for outcome in reports.kunit.outcomes.iter().chain(&reports.tests.outcomes) {
-            match outcome.state {
-                State::Passed => report.passed += 1,
-                // No test of ours is expected to fail.
-                State::Failed | State::Expected => report.failed.push(outcome.name.clone()),
-                State::Skipped => report.skipped.push(outcome.name.clone()),
-            }
-        }
-        report.add(ctx, "the guest ran all tests, and its kernel had no complaint", run);
-        let kunit = reports.kunit.complaint().map_or(Ok(()), |why| Err(anyhow!(why)));
-        report.add(ctx, "the kernel ran its own tests", kunit);
     }
     report.finish()
+}
+
+/// The machines to boot on.
+fn machines(ctx: &Ctx) -> Vec<Option<Machine>> {
+    match (ctx.arch, ctx.machine, ctx.all) {
+        (Arch::X86_64, ..) | (_, Some(_), _) => vec![ctx.machine],
+        (Arch::Powerpc, None, true) => Machine::value_variants().iter().copied().map(Some).collect(),
+        (Arch::Powerpc, None, false) => vec![Some(Machine::Power9), Some(Machine::Power9Hash)],
+    }
+}
+
+/// What needs the booted kernel.
+fn booted(ctx: &Ctx, report: &mut Report) {
+    let on = ctx.machine.map_or(String::new(), |m| format!("{}, {}: ", ctx.config.name(), m.name()));
+    let moved = programs::test_program(ctx)
+        .and_then(|program| boot::test_program(ctx, &ctx.objects(), "boot", &program, ctx.size, |_| ()));
+    report.add(ctx, &format!("{on}the test program"), moved);
+    for name in programs::EXAMPLES {
+        report.add(ctx, &format!("{on}{name}, an example of the documentation"), boot::example(ctx, name));
+    }
+    let mut reports = Reports::default();
+    let run = programs::tests(ctx)
+        .and_then(|programs| tests(ctx, &ctx.objects(), "check", &programs, &ctx.tests, &mut reports));
+    for outcome in reports.kunit.outcomes.iter().chain(&reports.tests.outcomes) {
+        let name = format!("{on}{}", outcome.name);
+        match outcome.state {
+            State::Passed => report.passed += 1,
+            // No test of ours is expected to fail.
+            State::Failed | State::Expected => report.failed.push(name),
+            State::Skipped => report.skipped.push(name),
+        }
+    }
+    report.add(ctx, &format!("{on}the guest ran all tests, and its kernel had no complaint"), run);
+    let kunit = reports.kunit.complaint().map_or(Ok(()), |why| Err(anyhow!(why)));
+    report.add(ctx, &format!("{on}the kernel ran its own tests"), kunit);
 }
 
 /// What needs no kernel.
@@ -141,7 +168,7 @@ pub fn tests(
     let Reports { kunit, tests: tap } = reports;
     let mut command = vec!["userfault-tests".to_string()];
     command.extend(names.iter().cloned());
-    let words = format!("{WORDS} kunit.autorun=1 kunit.filter_glob=rust_userfault*");
+    let words = format!("{} kunit.autorun=1 kunit.filter_glob=rust_userfault*", words(ctx.arch));
     let guest = Guest { words: &words, minutes: 30, ..Guest::new(objects, name, programs, command) };
     let console = guest.boot(ctx, |line| match line {
         Line::Program(text) if tap.line(text) || text.starts_with('#') => ctx.ui.note(text),

@@ -12,7 +12,7 @@
 use crate::cli::Config;
 use crate::console::Line;
 use crate::ctx::Ctx;
-use crate::guest::{Guest, WORDS};
+use crate::guest::{words, Guest};
 use crate::kernel::{self, Kbuild};
 use crate::selftests::{self, Suite};
 use crate::tries::{Run, Tries};
@@ -94,7 +94,8 @@ impl<'a> Pristine<'a> {
         // Our options alone are off; Rust stays.
         let mut fragments = kconfig::fragments(ctx, Config::Plain);
         fragments.push(kconfig::without_ours(ctx, &dir, &[])?);
-        let seen = [initramfs::INIT, include_str!("verdicts.rs"), WORDS, &PROCESSORS.to_string()].concat();
+        let seen =
+            [initramfs::INIT, include_str!("verdicts.rs"), words(ctx.arch), &PROCESSORS.to_string()].concat();
         let files = [programs.as_slice(), &fragments].concat();
         let key = worktree::key(ctx, &commit, &kbuild.toolchain, &seen, &files)?;
         Ok(Self { ctx, suites, kbuild, fragments, programs, key })
@@ -158,7 +159,7 @@ fn same_configuration(ctx: &Ctx, theirs: &str) -> Result<()> {
 /// Runs the suites on one kernel.
 fn boot(ctx: &Ctx, name: &str, objects: &Path, programs: &[PathBuf], suites: &[&Suite]) -> Result<Run> {
     let guest = Guest {
-        words: WORDS,
+        words: words(ctx.arch),
         processors: PROCESSORS,
         minutes: 5 + suites.iter().map(|s| s.minutes).sum::<u64>(),
         ..Guest::new(objects, name, programs, vec!["upstream.sh".into()])

@@ -16,9 +16,23 @@ pub struct Cli {
     #[arg(long, env = "ARCH", value_enum, default_value_t = Arch::X86_64, global = true)]
     pub arch: Arch,
 
-    /// Which kernel: the plain one, or the one with every checker switched on.
+    /// Which kernel: the plain one, the one with every checker switched on, or, of powerpc, the one
+    /// with pages of 4 KiB.
     #[arg(long, env = "CONFIG", value_enum, default_value_t = Config::Plain, global = true)]
     pub config: Config,
+
+    /// Which machine of powerpc to boot on; power9 where none is given, which check does with radix
+    /// and with the hash table.
+    #[arg(long, env = "MACHINE", value_enum, global = true)]
+    pub machine: Option<Machine>,
+
+    /// check ARCH=powerpc: every machine, with pages of 64 KiB and of 4 KiB (1).
+    #[arg(long, env = "ALL", default_value_t = 0, global = true)]
+    pub all: u8,
+
+    /// Options of ours that the kernel is to be built without, which then has upstream's functions.
+    #[arg(long, env = "WITHOUT", value_delimiter = ' ', global = true)]
+    pub without: Vec<String>,
 
     /// Upstream's source: a directory, a tarball or a git clone.
     #[arg(long, env = "KERNEL_SRC", global = true)]
@@ -106,6 +120,9 @@ pub enum Command {
 pub enum Arch {
     #[value(name = "x86_64", alias = "x86")]
     X86_64,
+    /// 64 bits, little-endian.
+    #[value(name = "powerpc", alias = "ppc64le")]
+    Powerpc,
 }
 
 impl Arch {
@@ -113,6 +130,7 @@ impl Arch {
     pub fn name(self) -> &'static str {
         match self {
             Arch::X86_64 => "x86_64",
+            Arch::Powerpc => "powerpc",
         }
     }
 
@@ -120,6 +138,7 @@ impl Arch {
     pub fn folder(self) -> &'static str {
         match self {
             Arch::X86_64 => "x86",
+            Arch::Powerpc => "powerpc",
         }
     }
 
@@ -127,6 +146,30 @@ impl Arch {
     pub fn image(self) -> &'static str {
         match self {
             Arch::X86_64 => "arch/x86/boot/bzImage",
+            Arch::Powerpc => "vmlinux",
+        }
+    }
+
+    /// What make is told to build.
+    pub fn target(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "all",
+            Arch::Powerpc => "vmlinux",
+        }
+    }
+
+    /// The compiler of C programs.
+    pub fn gcc(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "gcc",
+            Arch::Powerpc => "powerpc64le-linux-gnu-gcc",
+        }
+    }
+
+    pub fn qemu(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "qemu-system-x86_64",
+            Arch::Powerpc => "qemu-system-ppc64",
         }
     }
 
@@ -134,6 +177,7 @@ impl Arch {
     pub fn user_target(self) -> &'static str {
         match self {
             Arch::X86_64 => "x86_64-unknown-linux-gnu",
+            Arch::Powerpc => "powerpc64le-unknown-linux-gnu",
         }
     }
 }
@@ -142,6 +186,44 @@ impl Arch {
 pub enum Config {
     Plain,
     Debug,
+    /// Pages of 4 KiB, where the plain kernel has 64 KiB.
+    #[value(name = "4k")]
+    Pages4k,
+}
+
+impl Config {
+    pub fn name(self) -> &'static str {
+        match self {
+            Config::Plain => "plain",
+            Config::Debug => "debug",
+            Config::Pages4k => "4k",
+        }
+    }
+}
+
+/// A machine of powerpc, by its processor and how that finds its page tables.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// Radix.
+    Power9,
+    /// Radix; a newer processor.
+    Power10,
+    /// The hash table, although the processor has radix.
+    #[value(name = "power9-hash")]
+    Power9Hash,
+    /// The hash table; it has nothing else.
+    Power8,
+}
+
+impl Machine {
+    pub fn name(self) -> &'static str {
+        match self {
+            Machine::Power9 => "power9",
+            Machine::Power10 => "power10",
+            Machine::Power9Hash => "power9-hash",
+            Machine::Power8 => "power8",
+        }
+    }
 }
 
 /// A release of Debian that the README names.

@@ -2,11 +2,13 @@
 
 //! What every command needs to know: where things are, and what was asked for.
 
-use crate::cli::{Arch, Cli, Config, Release};
+use crate::cli::{Arch, Cli, Config, Machine, Release};
 use crate::ui::Ui;
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+#[derive(Clone)]
 pub struct Ctx {
     /// The repository.
     pub root: PathBuf,
@@ -16,6 +18,10 @@ pub struct Ctx {
     pub cache: PathBuf,
     pub arch: Arch,
     pub config: Config,
+    /// Where to boot; for powerpc alone.
+    pub machine: Option<Machine>,
+    pub all: bool,
+    pub without: Vec<String>,
     pub kernel_src: Option<PathBuf>,
     pub kernel_ref: Option<String>,
     pub size: u32,
@@ -25,7 +31,7 @@ pub struct Ctx {
     pub fresh: Option<Release>,
     pub fresh_dir: PathBuf,
     pub keep: bool,
-    pub ui: Ui,
+    pub ui: Rc<Ui>,
 }
 
 impl Ctx {
@@ -39,6 +45,8 @@ impl Ctx {
             _ => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
         }
         .join("userfault");
+        let words =
+            |words: &[String]| words.iter().filter(|word| !word.is_empty()).cloned().collect::<Vec<_>>();
         let given = |s: &Option<PathBuf>| s.clone().filter(|p| !p.as_os_str().is_empty());
         let build = root.join("build");
         // Programs that run elsewhere are told of it.
@@ -49,17 +57,25 @@ impl Ctx {
             cache,
             arch: cli.arch,
             config: cli.config,
+            machine: cli.machine,
+            all: cli.all != 0,
+            without: words(&cli.without),
             kernel_src: given(&cli.kernel_src),
             kernel_ref: cli.kernel_ref.clone().filter(|r| !r.is_empty()),
             size: cli.size,
             force: cli.force != 0,
             against: given(&cli.against),
-            tests: cli.tests.iter().filter(|t| !t.is_empty()).cloned().collect(),
+            tests: words(&cli.tests),
             fresh: cli.fresh,
             fresh_dir,
             keep: cli.keep != 0,
-            ui: Ui::new(cli.verbosity > 0),
+            ui: Rc::new(Ui::new(cli.verbosity > 0)),
         };
+        match (ctx.arch, ctx.config) {
+            (Arch::X86_64, Config::Pages4k) => bail!("CONFIG=4k is for ARCH=powerpc: x86_64 has no other"),
+            (Arch::Powerpc, Config::Debug) => bail!("CONFIG=debug is for ARCH=x86_64 only, so far"),
+            _ => {}
+        }
         for dir in [ctx.state(), ctx.logs(), ctx.cache.clone()] {
             std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
@@ -73,10 +89,14 @@ impl Ctx {
 
     /// The folder that this kernel is built in.
     pub fn objects(&self) -> PathBuf {
-        match self.config {
-            Config::Plain => self.plain(),
-            Config::Debug => self.build.join(format!("{}-debug", self.arch.name())),
+        let mut name = self.arch.name().to_string();
+        if self.config != Config::Plain {
+            name = format!("{name}-{}", self.config.name());
         }
+        if !self.without.is_empty() {
+            name += "-without";
+        }
+        self.build.join(name)
     }
 
     /// The plain kernel's folder. User headers and programs are the same for every kernel, and

@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PACKAGE: &str = "linux-source-7.3";
+/// Where it may be.
 const SUITES: [&str; 3] = ["trixie-backports", "forky", "sid"];
+/// Debian's name of the powerpc that we build for, and a suite that has it.
+const POWERPC: (&str, &str) = ("ppc64el", "trixie");
 pub const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// What to say where there is no source.
@@ -47,7 +50,23 @@ pub fn source(ctx: &Ctx) -> Result<PathBuf> {
     if crate::util::which("apt-get").is_none() || !Path::new(KEYS).exists() {
         bail!("no source of Linux 7.3: {HELP}");
     }
-    fetch(ctx).with_context(|| format!("no source of Linux 7.3: {HELP}"))
+    fetch(ctx, PACKAGE, "all", &SUITES).with_context(|| format!("no source of Linux 7.3: {HELP}"))
+}
+
+/// A busybox for powerpc. It runs in the guest, so it is not installed.
+pub fn busybox(ctx: &Ctx) -> Result<PathBuf> {
+    let (arch, suite) = POWERPC;
+    let dir = ctx.cache.join(format!("busybox-{arch}"));
+    let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| dir.join(path));
+    let found = || busybox.iter().find(|path| path.exists()).cloned();
+    if let Some(found) = found() {
+        return Ok(found);
+    }
+    let package = fetch(ctx, "busybox-static", arch, &[suite])?;
+    let what = duct::cmd!("dpkg-deb", "-x", package, &dir);
+    let hint = "remove the package and run again";
+    Job { ctx, name: "unpack-busybox", what, limit: MINUTE, hint }.run()?;
+    found().context("Debian's package busybox-static holds no busybox")
 }
 
 /// What the machine's own apt sources name.
@@ -65,18 +84,19 @@ pub fn mirrors() -> Result<Mirrors> {
     Ok(Mirrors { main: first(false).context("apt has no mirror of Debian")?, security: first(true) })
 }
 
-fn fetch(ctx: &Ctx) -> Result<PathBuf> {
-    let dir = ctx.cache.join("apt");
+/// Downloads a package of an architecture, out of the first of the suites that has it.
+fn fetch(ctx: &Ctx, package: &str, arch: &str, suites: &[&str]) -> Result<PathBuf> {
+    let dir = ctx.cache.join("apt").join(arch);
     for sub in ["lists/partial", "cache/archives/partial", "parts"] {
         std::fs::create_dir_all(dir.join(sub))?;
     }
     let mirror = mirrors()?.main;
     let sources: String =
-        SUITES.iter().map(|suite| format!("deb [signed-by={KEYS}] {mirror} {suite} main\n")).collect();
+        suites.iter().map(|suite| format!("deb [signed-by={KEYS}] {mirror} {suite} main\n")).collect();
     std::fs::write(dir.join("sources.list"), sources)?;
     std::fs::write(dir.join("status"), "")?;
     let at = |key: &str, path: &str| format!("-o{key}={}", dir.join(path).display());
-    let options = [
+    let mut options = vec![
         at("Dir::State", "."),
         at("Dir::State::lists", "lists"),
         at("Dir::State::status", "status"),
@@ -91,6 +111,10 @@ fn fetch(ctx: &Ctx) -> Result<PathBuf> {
         // The cache folder belongs to the user, not to apt's own account.
         "-oAPT::Sandbox::User=root".into(),
     ];
+    if arch != "all" {
+        options.push(format!("-oAPT::Architecture={arch}"));
+        options.push(format!("-oAPT::Architectures={arch}"));
+    }
     let apt = |dir: &Path, args: &[&str]| {
         duct::cmd("apt-get", options.iter().map(String::as_str).chain(args.iter().copied()))
             .dir(dir)
@@ -98,7 +122,7 @@ fn fetch(ctx: &Ctx) -> Result<PathBuf> {
     };
     let hint = "look at the log; is the network there?";
     Job { ctx, name: "apt-update", what: apt(&dir, &["update"]), limit: 5 * MINUTE, hint }.run()?;
-    let size = apt(&dir, &["download", "--print-uris", PACKAGE]).stderr_null().unchecked().read()?;
+    let size = apt(&dir, &["download", "--print-uris", package]).stderr_null().unchecked().read()?;
     let size: Option<u64> = size.split_whitespace().nth(2).and_then(|s| s.parse().ok());
 
     let partial = ctx.cache.join("download");
@@ -106,7 +130,7 @@ fn fetch(ctx: &Ctx) -> Result<PathBuf> {
     std::fs::create_dir_all(&partial)?;
     let bar = ctx.ui.bar(size, "{bytes}/{total_bytes} {bytes_per_sec}");
     let job =
-        Job { ctx, name: "download", what: apt(&partial, &["download", PACKAGE]), limit: 30 * MINUTE, hint };
+        Job { ctx, name: "download", what: apt(&partial, &["download", package]), limit: 30 * MINUTE, hint };
     let (end, ended) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(|| {

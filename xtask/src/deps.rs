@@ -2,13 +2,14 @@
 
 //! The programs that all this needs: says which are missing, and installs them on Debian.
 
+use crate::cli::Arch;
 use crate::ctx::Ctx;
 use crate::run::{Job, MINUTE};
 use crate::util::which;
 use crate::{debian, elf, toolchain};
 use anyhow::{bail, Context, Result};
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How to see that something is there.
 pub enum Sign {
@@ -21,7 +22,7 @@ pub enum Sign {
 pub type Need = (Sign, &'static str);
 
 /// What each thing is for is plain from its name; beside it Debian's package.
-const NEEDED: [Need; 19] = [
+const NEEDED: [Need; 17] = [
     (Sign::Program("git"), "git"),
     (Sign::Program("make"), "make"),
     (Sign::Program("gcc"), "gcc"),
@@ -39,9 +40,30 @@ const NEEDED: [Need; 19] = [
     (Sign::Program("diff"), "diffutils"),
     (Sign::File("/usr/include/gelf.h"), "libelf-dev"),
     (Sign::Program("ccache"), "ccache"),
-    (Sign::StaticProgram("busybox"), "busybox-static"),
-    (Sign::Program("qemu-system-x86_64"), "qemu-system-x86"),
 ];
+
+/// What else an architecture needs.
+fn needed_for(arch: Arch) -> Vec<Need> {
+    match arch {
+        Arch::X86_64 => vec![
+            (Sign::StaticProgram("busybox"), "busybox-static"),
+            (Sign::Program(arch.qemu()), "qemu-system-x86"),
+        ],
+        Arch::Powerpc => vec![
+            (Sign::Program(arch.gcc()), "gcc-powerpc64le-linux-gnu"),
+            (Sign::File("/usr/powerpc64le-linux-gnu/include/stdlib.h"), "libc6-dev-ppc64el-cross"),
+            (Sign::Program(arch.qemu()), "qemu-system-ppc"),
+        ],
+    }
+}
+
+/// A busybox for the guest.
+pub fn busybox(ctx: &Ctx) -> Result<PathBuf> {
+    match ctx.arch {
+        Arch::X86_64 => which("busybox").context("busybox is missing"),
+        Arch::Powerpc => debian::busybox(ctx),
+    }
+}
 
 impl Sign {
     fn there(&self) -> bool {
@@ -69,7 +91,7 @@ pub fn all(ctx: &Ctx) -> Result<()> {
 
 /// Everything but the compilers.
 fn base(ctx: &Ctx) -> Result<()> {
-    let mut needed = Vec::from(NEEDED);
+    let mut needed: Vec<_> = NEEDED.into_iter().chain(needed_for(ctx.arch)).collect();
     if which("apt-get").is_some() {
         needed.push((Sign::File(debian::KEYS), "debian-archive-keyring"));
     }
@@ -101,7 +123,15 @@ pub fn available(package: &str) -> bool {
 
 /// Sees to it that apt knows its packages: a fresh machine has no lists yet.
 pub fn refresh(ctx: &Ctx) -> Result<()> {
-    if which("apt-get").is_none() || available("rustc") {
+    if available("rustc") {
+        return Ok(());
+    }
+    update(ctx)
+}
+
+/// Has apt learn of the newest packages.
+pub fn update(ctx: &Ctx) -> Result<()> {
+    if which("apt-get").is_none() {
         return Ok(());
     }
     let root = rustix::process::geteuid().is_root();

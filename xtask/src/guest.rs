@@ -2,6 +2,7 @@
 
 //! Boots the kernel, runs one thing in it, and says how that went.
 
+use crate::cli::Arch;
 use crate::console::{Console, Line};
 use crate::ctx::Ctx;
 use crate::initramfs;
@@ -22,9 +23,14 @@ pub enum Clock {
     Instructions,
 }
 
-/// For the kernel's command line: two nodes, between which pages can migrate, and how fast the TSC is,
-/// which KVM wants to know and nothing here can measure: any value will do.
-pub const WORDS: &str = "numa=fake=2 tsc_early_khz=1000000 tsc=unstable";
+/// For the kernel's command line: two nodes, between which pages can migrate, and on a PC how fast the
+/// TSC is, which KVM wants to know and nothing here can measure: any value will do.
+pub fn words(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "numa=fake=2 tsc_early_khz=1000000 tsc=unstable",
+        Arch::Powerpc => "numa=fake=2G",
+    }
+}
 
 /// What to run in the guest.
 pub struct Guest<'a> {
@@ -53,14 +59,17 @@ impl<'a> Guest<'a> {
     /// Boots, gives every line to `line`, and returns the console where the guest came to its end
     /// without a complaint of the kernel.
     pub fn boot(&self, ctx: &Ctx, mut line: impl FnMut(Line)) -> Result<Console> {
-        let initramfs = initramfs::pack(self.objects, self.name, self.programs)?;
+        let initramfs = initramfs::pack(ctx, self.objects, self.name, self.programs)?;
         let image = self.objects.join(ctx.arch.image());
         let accel = match self.clock {
             Clock::Time if kvm_works(ctx, &image, &initramfs) => Accel::Kvm,
             Clock::Time => Accel::Tcg,
             Clock::Instructions => Accel::Icount,
         };
-        let kernel = self.objects.file_name().unwrap_or_default().to_string_lossy();
+        let mut kernel = self.objects.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(machine) = ctx.machine {
+            kernel = format!("{kernel}-{}", machine.name());
+        }
         ctx.ui.step("boot", &format!("{} ({kernel}), {}", self.name, accel.name()));
         let words = format!("userfault.run={} {}", self.command.join(","), self.words);
         let processors = self.processors;
@@ -79,7 +88,7 @@ impl<'a> Guest<'a> {
             line(console.line(text));
             ControlFlow::Continue(())
         })
-        .context("cannot run qemu-system-x86_64; install Debian's package qemu-system-x86")?;
+        .with_context(|| format!("cannot run {}; make deps installs it", ctx.arch.qemu()))?;
         let log = path.display();
         let tail = console.tail();
         if !console.complaints.is_empty() {

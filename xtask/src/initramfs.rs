@@ -2,18 +2,20 @@
 
 //! The guest's file system: busybox, our init, and the programs to run. Nothing of the host.
 
-use crate::util::{which, write_if_changed};
+use crate::ctx::Ctx;
+use crate::deps;
+use crate::util::write_if_changed;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
 pub const INIT: &str = include_str!("../guest/init");
 
 /// Packs `programs` into /bin of the guest, with the kernel's own gen_init_cpio.
-pub fn pack(objects: &Path, name: &str, programs: &[PathBuf]) -> Result<PathBuf> {
+pub fn pack(ctx: &Ctx, objects: &Path, name: &str, programs: &[PathBuf]) -> Result<PathBuf> {
     let dir = objects.join("guest");
     let init = dir.join("init");
     write_if_changed(&init, INIT.as_bytes())?;
-    let busybox = which("busybox").context("busybox is missing")?;
+    let busybox = deps::busybox(ctx)?;
     let mut list = String::from(
         "dir /dev 755 0 0\nnod /dev/console 600 0 0 c 5 1\nnod /dev/null 666 0 0 c 1 3\n\
          dir /bin 755 0 0\ndir /proc 755 0 0\ndir /sys 755 0 0\ndir /tmp 1777 0 0\n",

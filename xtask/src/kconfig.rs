@@ -20,10 +20,32 @@ pub fn fragments(ctx: &Ctx, config: Config) -> Vec<PathBuf> {
         ctx.selftests().join("config"),
         ctx.root.join(format!("arch/{}/configs/userfault.config", ctx.arch.folder())),
     ];
-    if config == Config::Debug {
-        list.push(ctx.selftests().join("config.debug"));
+    match config {
+        Config::Plain => {}
+        Config::Debug => list.push(ctx.selftests().join("config.debug")),
+        Config::Pages4k => list.push(ctx.root.join("arch/powerpc/configs/userfault-4k.config")),
     }
     list
+}
+
+/// The fragment `without.config` in a build folder: these options of ours, without CONFIG_, off. None
+/// where there are none.
+pub fn without(ctx: &Ctx, objects: &Path, options: &[impl AsRef<str>]) -> Result<Option<PathBuf>> {
+    let ours = our_options(ctx)?;
+    let mut lines = String::new();
+    for option in options {
+        let option = format!("CONFIG_{}", option.as_ref());
+        if !ours.contains(&option) {
+            bail!("{option} is none of our options, which are {}", ours.join(" "));
+        }
+        lines += &format!("# {option} is not set\n");
+    }
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    let fragment = objects.join("without.config");
+    write_if_changed(&fragment, lines.as_bytes())?;
+    Ok(Some(fragment))
 }
 
 /// The options that our menu has.

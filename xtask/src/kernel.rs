@@ -127,12 +127,17 @@ pub fn prepare(ctx: &Ctx) -> Result<bool> {
 
 /// Configures and builds the kernel that the command line asks for.
 pub fn build(ctx: &Ctx) -> Result<()> {
-    let kind = if ctx.debug() { "debug" } else { "plain" };
+    let mut kind = ctx.config.name().to_string();
+    if !ctx.without.is_empty() {
+        kind = format!("{kind}, without {}", ctx.without.join(" "));
+    }
     ctx.ui.step("kernel", &format!("{}, {kind}", ctx.arch.name()));
     let kbuild = kbuild(ctx)?;
+    let mut fragments = kconfig::fragments(ctx, ctx.config);
+    fragments.extend(kconfig::without(ctx, &kbuild.objects, &ctx.without)?);
     // In the middle of a bisection the tree may lack options that the fragments name.
     let ours = tree::on_branch(ctx);
-    kconfig::make(ctx, &kbuild, &kconfig::fragments(ctx, ctx.config), ours)?;
+    kconfig::make(ctx, &kbuild, &fragments, ours)?;
     let hint = "the first error in the log is the one that matters; make kernel V=1 shows every line";
-    kbuild.build(ctx, &["all"], 120, hint)
+    kbuild.build(ctx, &[ctx.arch.target()], 120, hint)
 }

@@ -3,8 +3,10 @@
 //! The programs that run in the guest, linked statically. Those in C are built against the user headers
 //! in a build folder, which must be there.
 
+use crate::cli::Arch;
 use crate::ctx::Ctx;
 use crate::run::{Job, MINUTE};
+use crate::toolchain;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 
@@ -38,15 +40,23 @@ pub fn compile(ctx: &Ctx, selftests: &Path, objects: &Path) -> Result<PathBuf> {
 pub fn tests_of(ctx: &Ctx, selftests: &Path, objects: &Path) -> Result<Vec<PathBuf>> {
     let target = ctx.arch.user_target();
     let dir = objects.join("tests/cargo");
-    let what = cargo(&["build", "--release", "--locked", "--target", target])
-        .dir(selftests.join("tests"))
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env("CARGO_TARGET_DIR", &dir);
+    let mut args = vec!["build", "--release", "--locked", "--target", target];
+    let mut flags = "-C target-feature=+crt-static".to_string();
+    if ctx.arch == Arch::Powerpc {
+        // Debian has Rust's library for the host only, but its source.
+        args.push("-Zbuild-std=std,panic_unwind");
+        flags += &format!(" -C linker={}", ctx.arch.gcc());
+    }
+    let mut what =
+        cargo(&args).dir(selftests.join("tests")).env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", &dir);
+    if ctx.arch == Arch::Powerpc {
+        what = what.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", toolchain::find(ctx)?.rustc);
+    }
     let hint = "the compiler's message says what; is crates.io in reach?";
     Job { ctx, name: "tests", what, limit: 20 * MINUTE, hint }.run()?;
     let mut programs = vec![dir.join(target).join("release/userfault-tests")];
     // An older commit of the branch may not have it.
-    if selftests.join("userfault-32.c").exists() {
+    if ctx.arch == Arch::X86_64 && selftests.join("userfault-32.c").exists() {
         // It needs no libc for 32 bits.
         let alone = ["-m32", "-nostdlib", "-ffreestanding", "-fno-pic", "-no-pie", "-fno-stack-protector"];
         programs.push(gcc(ctx, "userfault-32", selftests, objects, &alone)?);
@@ -66,7 +76,7 @@ fn gcc(ctx: &Ctx, name: &str, selftests: &Path, objects: &Path, options: &[&str]
     args.push(selftests.join(name).with_extension("c").display().to_string());
     let hint = "the compiler's message says what; the headers come from include/uapi";
     let log = format!("compile-{name}");
-    Job { ctx, name: &log, what: duct::cmd("gcc", args), limit: 2 * MINUTE, hint }.run()?;
+    Job { ctx, name: &log, what: duct::cmd(ctx.arch.gcc(), args), limit: 2 * MINUTE, hint }.run()?;
     Ok(out)
 }
 

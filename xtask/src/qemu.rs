@@ -2,7 +2,7 @@
 
 //! QEMU's command line, and whether this machine's KVM is one that works.
 
-use crate::cli::Arch;
+use crate::cli::{self, Arch};
 use crate::ctx::Ctx;
 use crate::run::{stream, End, Limits};
 use std::ops::ControlFlow;
@@ -28,18 +28,10 @@ impl Accel {
     }
 
     fn arguments(self) -> &'static [&'static str] {
-        // Five levels of page tables cost TCG time and show nothing.
         match self {
-            Accel::Kvm => &["-accel", "kvm", "-cpu", "host"],
-            Accel::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"],
-            Accel::Icount => &[
-                "-accel",
-                "tcg,thread=single",
-                "-icount",
-                "shift=0,align=off,sleep=off",
-                "-cpu",
-                "max,la57=off",
-            ],
+            Accel::Kvm => &["-accel", "kvm"],
+            Accel::Tcg => &["-accel", "tcg,thread=multi"],
+            Accel::Icount => &["-accel", "tcg,thread=single", "-icount", "shift=0,align=off,sleep=off"],
         }
     }
 }
@@ -56,28 +48,67 @@ pub struct Machine<'a> {
     pub terminal: bool,
 }
 
+/// What an architecture adds: for QEMU, and for the kernel's command line.
+struct Platform {
+    options: Vec<String>,
+    words: Vec<&'static str>,
+}
+
+/// A PC. Without ACPI the kernel learns of processors from the BIOS's table, which has one per socket:
+/// so has every platform.
+fn x86(accel: Accel) -> Platform {
+    let mut words = vec!["console=ttyS0,115200"];
+    if accel == Accel::Icount {
+        // The kernel does not trust this clock of several processors by itself, and jiffies are
+        // too coarse. QEMU's is one clock.
+        words.push("tsc=reliable");
+    }
+    // Five levels of page tables cost TCG time and show nothing.
+    let cpu = if accel == Accel::Kvm { "host" } else { "max,la57=off" };
+    Platform { options: vec!["-cpu".into(), cpu.into()], words }
+}
+
+/// A partition of a POWER server. TCG has no protection against the leaks of real processors.
+fn pseries(machine: cli::Machine) -> Platform {
+    use cli::Machine::{Power10, Power8, Power9, Power9Hash};
+
+    let mut kind = "pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken".to_string();
+    let mut words = vec!["console=hvc0"];
+    let cpu = match machine {
+        Power8 => "power8",
+        Power9 | Power9Hash => "power9",
+        Power10 => "power10",
+    };
+    if let Power8 | Power9Hash = machine {
+        // Huge pages, of which QEMU tells no guest by itself.
+        kind += ",cap-hpt-max-page-size=16m";
+    }
+    if let Power9Hash = machine {
+        words.push("disable_radix");
+    }
+    Platform { options: vec!["-M".into(), kind, "-cpu".into(), cpu.into()], words }
+}
+
 impl Machine<'_> {
     pub fn command(&self, ctx: &Ctx) -> duct::Expression {
-        let Arch::X86_64 = ctx.arch;
-        let mut append = format!("console=ttyS0,115200 panic=-1 oops=panic {}", self.words);
-        if self.accel == Accel::Icount {
-            // The kernel does not trust this clock of several processors by itself, and jiffies are
-            // too coarse. QEMU's is one clock.
-            append.push_str(" tsc=reliable");
-        }
+        let platform = match ctx.arch {
+            Arch::X86_64 => x86(self.accel),
+            Arch::Powerpc => pseries(ctx.machine.unwrap_or(cli::Machine::Power9)),
+        };
+        let append = format!("panic=-1 oops=panic {} {}", platform.words.join(" "), self.words);
         let mut args: Vec<String> =
             ["-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-m", "4G", "-append"]
                 .map(String::from)
                 .to_vec();
         args.push(append);
-        // Without ACPI the kernel learns of processors from the BIOS's table, which has one per socket.
         args.extend(["-smp".into(), format!("{0},sockets={0},cores=1", self.processors)]);
         args.extend(self.accel.arguments().iter().map(|a| a.to_string()));
+        args.extend(platform.options);
         for (option, path) in [("-kernel", self.image), ("-initrd", self.initramfs)] {
             args.extend([option.to_string(), path.display().to_string()]);
         }
         args.extend(["-serial".into(), if self.terminal { "mon:stdio".into() } else { "stdio".into() }]);
-        duct::cmd("qemu-system-x86_64", args)
+        duct::cmd(ctx.arch.qemu(), args)
     }
 }
 
@@ -86,7 +117,7 @@ pub fn kvm_works(ctx: &Ctx, image: &Path, initramfs: &Path) -> bool {
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let able = flags.split_whitespace().any(|f| f == "vmx" || f == "svm");
     let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
-    if !able || !open {
+    if !able || !open || ctx.arch != Arch::X86_64 {
         return false;
     }
     let words = "userfault.run=probe".into();

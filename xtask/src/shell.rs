@@ -19,7 +19,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         false => programs.into_iter().filter_map(Result::ok).collect(),
     };
     let programs = programs.concat();
-    let initramfs = initramfs::pack(&ctx.objects(), "shell", &programs)?;
+    let initramfs = initramfs::pack(ctx, &ctx.objects(), "shell", &programs)?;
     let image = ctx.image();
     ctx.ui.step("shell", "leave with exit, or ctrl-a x");
     let machine = Machine {

@@ -2,6 +2,7 @@
 
 //! The compilers: a rustc with its library's source, the clang that shares its LLVM, bindgen.
 
+use crate::cli::Arch;
 use crate::ctx::Ctx;
 use crate::deps;
 use crate::run::{output, Job, MINUTE};
@@ -10,7 +11,13 @@ use anyhow::{bail, Result};
 use std::path::{Path, PathBuf};
 
 /// The oldest that Linux 7.3 takes.
-const RUSTC: (u32, u32, u32) = (1, 85, 0);
+fn oldest_rustc(arch: Arch) -> (u32, u32, u32) {
+    match arch {
+        Arch::X86_64 => (1, 85, 0),
+        Arch::Powerpc => (1, 95, 0),
+    }
+}
+
 /// The one that we build where there is none that will do.
 const BINDGEN_BUILT: &str = "0.72.1";
 
@@ -23,16 +30,20 @@ pub struct Toolchain {
 
 /// Finds the compilers, and installs them first where they are missing.
 pub fn find(ctx: &Ctx) -> Result<Toolchain> {
-    let rustc = match rustc() {
+    let oldest = oldest_rustc(ctx.arch);
+    let rustc = match rustc(oldest) {
         Ok(found) => found,
         Err(why) => {
             install_rustc(ctx, &why.to_string())?;
-            rustc()?
+            rustc(oldest)?
         }
     };
+    let own = llvm_of(&rustc).map(|n| n.to_string());
     let llvm = match clang(&rustc) {
-        Some(found) => found,
-        None => {
+        Some(found) if own.as_ref() == Some(&found) => found,
+        // Helpers are inlined by rustc's own LLVM alone.
+        Some(found) if !own.is_some_and(|n| deps::available(&format!("libclang-{n}-dev"))) => found,
+        _ => {
             install_llvm(ctx, &rustc)?;
             match clang(&rustc) {
                 Some(found) => found,
@@ -44,14 +55,14 @@ pub fn find(ctx: &Ctx) -> Result<Toolchain> {
 }
 
 /// The first rustc that can build a kernel. The error says what is wrong with those that are there.
-fn rustc() -> Result<PathBuf> {
+fn rustc(oldest: (u32, u32, u32)) -> Result<PathBuf> {
     let mut seen = Vec::new();
     let given = std::env::var_os("RUSTC").map(PathBuf::from);
     for path in given.into_iter().chain([PathBuf::from("/usr/bin/rustc")]).chain(which("rustc")) {
         if seen.iter().any(|(p, _)| *p == path) || !path.exists() {
             continue;
         }
-        match unfit(&path) {
+        match unfit(&path, oldest) {
             None => return Ok(path),
             Some(why) => seen.push((path, why)),
         }
@@ -62,17 +73,17 @@ fn rustc() -> Result<PathBuf> {
          Debian's rustc-web and rust-web-src, or rustc and rust-src, or 'rustup component add rust-src', \
          or name one with RUSTC=",
         if list.is_empty() { "there is none".into() } else { list.join("; ") },
-        RUSTC.0,
-        RUSTC.1
+        oldest.0,
+        oldest.1
     )
 }
 
-fn unfit(rustc: &Path) -> Option<String> {
+fn unfit(rustc: &Path, oldest: (u32, u32, u32)) -> Option<String> {
     let rustc = rustc.display().to_string();
     let Some(version) = output(&rustc, &["--version"]).ok().and_then(|v| version_in(&v)) else {
         return Some("does not run".into());
     };
-    if version < RUSTC {
+    if version < oldest {
         return Some(format!("{}.{}.{} is too old", version.0, version.1, version.2));
     }
     let sysroot = output(&rustc, &["--print", "sysroot"]).unwrap_or_default();
@@ -82,7 +93,8 @@ fn unfit(rustc: &Path) -> Option<String> {
 
 fn install_rustc(ctx: &Ctx, why: &str) -> Result<()> {
     ctx.ui.note(why);
-    deps::refresh(ctx)?;
+    // What apt knows may be too old.
+    deps::update(ctx)?;
     let compiler = match deps::available("rustc-web") {
         true => ["rustc-web", "rust-web-src"],
         false => ["rustc", "rust-src"],
