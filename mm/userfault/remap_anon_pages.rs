@@ -256,8 +256,8 @@ impl Remap {
             src: src.as_private_anonymous().ok_or(EINVAL)?,
             dst: dst.as_private_anonymous().ok_or(EINVAL)?,
         };
-        // A page must not become accessible in another way by moving.
-        if src.is_mlocked() != dst.is_mlocked() || !src.same_access(dst) || !src.is_accessible() {
+        // By moving a page must become neither accessible in another way, nor locked or unlocked.
+        if !src.keeps_pages_like(dst) || !src.is_accessible() {
             return Err(EINVAL);
         }
         // To take pages out is to discard them, to put pages in is to write.

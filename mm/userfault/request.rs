@@ -125,7 +125,7 @@ impl Request {
     /// Where the destination is behind the source, the call meets there what it has itself put in
     /// place, or left as a hole. It was a hole, and is to be one when its turn comes. Where the
     /// destination is before the source, it meets places that it has emptied itself: see
-    /// [`Self::go_on`].
+    /// [`Self::go_on`]. Empty where more than that is moved.
     #[inline]
     pub(crate) fn own_src(&self, moved: usize) -> Range<usize> {
         let start = self.src.start.wrapping_add(moved);

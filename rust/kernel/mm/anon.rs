@@ -67,13 +67,6 @@ impl VmaRef {
         anonymous && self.flags() & (flags::SHARED | NOT_ORDINARY) == 0
     }
 
-    /// Whether the vma is mlocked (`VM_LOCKED`), whenever its pages come to be there: so it is with
-    /// `MLOCK_ONFAULT` too.
-    #[inline]
-    pub fn is_mlocked(&self) -> bool {
-        self.flags() & bindings::VM_LOCKED != 0
-    }
-
     /// Whether the vma is sealed by mseal(2) (`VM_SEALED`).
     #[inline]
     pub fn is_sealed(&self) -> bool {
@@ -93,11 +86,12 @@ impl VmaRef {
         self.flags() & ACCESS != 0
     }
 
-    /// Whether a page is accessible in the same way in `other`: both give their page-table entries
-    /// the same access, caching and protection key.
+    /// Whether a page is kept and accessible in the same way in `other`: both are mlocked
+    /// (`VM_LOCKED`, with `MLOCK_ONFAULT` too) or none is, and both give their page-table entries the
+    /// same access, caching and protection key.
     #[inline]
-    pub fn same_access(&self, other: &VmaRef) -> bool {
-        if (self.flags() ^ other.flags()) & ACCESS != 0 {
+    pub fn keeps_pages_like(&self, other: &VmaRef) -> bool {
+        if (self.flags() ^ other.flags()) & (ACCESS | bindings::VM_LOCKED) != 0 {
             return false;
         }
         // SAFETY: `pgprot_val` is always safe to call.
