@@ -3,18 +3,20 @@
 //! Getting hold of pages: of many at once, with holes among them, and of such as have to be waited
 //! for, again and again.
 
-use crate::gup::{How, Pin, Pins};
+use crate::gup::{Benchmark, How, Kind, Pin, Pins};
 use crate::harness::Outcome;
-use crate::proc::{ensure_holes, ensure_present};
+use crate::knobs::mount_at;
+use crate::proc::{ensure_holes, ensure_present, has_symbol};
 use crate::process::{interrupt, must_end};
-use crate::range::{page_at, resolve, LetGo, Range};
+use crate::range::{resolve, LetGo, Range};
 use crate::range_fault::handle_sigusr1;
-use crate::sys::{page, pmd, remap_all, Area, Map};
+use crate::sys::{page, pmd, pmd_pages, remap_all, Area, Map};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::sys::uio::{process_vm_readv, RemoteIoVec};
 use nix::unistd::getpid;
+use std::fs;
 use std::io::IoSliceMut;
 use std::thread;
 
@@ -78,11 +80,10 @@ fn c43_c44_hole_among_many_pages() -> Outcome {
 fn c43_hole_among_very_many_pages() -> Outcome {
     let pins = Pins::new()?;
     let count = (1 << 30) / page();
-    let area = Map::huge_pages(count * page() / pmd()).map()?;
+    let area = Map::huge_pages(count / pmd_pages()).map()?;
     area.advise(libc::MADV_HUGEPAGE)?;
-    for part in (0..area.len).step_by(pmd()) {
-        page_at(area.addr + part).store(1).ok().context("a page")?;
-    }
+    // Not one touch for each huge page: not every MMU has such.
+    area.advise(libc::MADV_POPULATE_WRITE).context("populate")?;
     area.mark()?;
     let how = How {
         write: true,
@@ -194,6 +195,36 @@ fn a77_populate_waits() -> Outcome {
     Ok(())
 }
 
+/// C43: interrupts are on again between 512 pages: the longest time without them is a small part of
+/// what many pages take.
+fn c43_interrupts_off_for_a_window() -> Outcome {
+    if !has_symbol("gup_fast_windows")? {
+        crate::skip!("this kernel gets pages without a lock by upstream's function");
+    }
+    let benchmark = Benchmark::open()?;
+    let tracing = mount_at("/sys/kernel/tracing", "tracefs")?;
+    let (tracer, longest) = (
+        tracing.join("current_tracer"),
+        tracing.join("tracing_max_latency"),
+    );
+    let tracers = fs::read_to_string(tracing.join("available_tracers"))?;
+    if !tracers.split_whitespace().any(|name| name == "irqsoff") {
+        crate::skip!("this kernel has no tracer of interrupts that are off");
+    }
+    let area = Map::bytes(1 << 30).map()?;
+    area.advise(libc::MADV_POPULATE_WRITE).context("populate")?;
+    fs::write(&tracer, "irqsoff").context("irqsoff")?;
+    let reset = fs::write(&longest, "0").context("tracing_max_latency");
+    let all = benchmark.run(Kind::GetFast, *area, area.nr_pages());
+    let off = fs::read_to_string(&longest).context("tracing_max_latency");
+    fs::write(&tracer, "nop").context("nop")?;
+    reset?;
+    let (all, off): (u64, u64) = (all? / 1000, off?.trim().parse()?);
+    println!("# interrupts were off for {off} of {all} microseconds at most");
+    ensure!(off < all / 4, "interrupts were off for {off} of {all} us");
+    Ok(())
+}
+
 /// A78: a fatal signal ends the wait, another does not where the caller does not look at it.
 fn a78_signals() -> Outcome {
     must_end(true, || {
@@ -227,6 +258,7 @@ register!(
     c43_a86_many_pages,
     c43_c44_hole_among_many_pages,
     c43_hole_among_very_many_pages,
+    c43_interrupts_off_for_a_window,
     a78_wait_for_many_pages,
     a78_end_of_a_wait,
     a77_populate_waits,

@@ -257,3 +257,12 @@ pub fn field(path: &str, name: &str) -> anyhow::Result<u64> {
         })
         .with_context(|| format!("{path} has no {name}"))
 }
+
+/// Whether the kernel has a function of this name.
+pub fn has_symbol(name: &str) -> anyhow::Result<bool> {
+    let path = "/proc/kallsyms";
+    let symbols = fs::read_to_string(path).context(path)?;
+    Ok(symbols
+        .lines()
+        .any(|line| line.split_whitespace().nth(2) == Some(name)))
+}
