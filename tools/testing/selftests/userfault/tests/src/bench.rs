@@ -11,7 +11,7 @@ use crate::knobs::set_thp;
 use crate::proc::vmstat;
 use crate::process::stay_on;
 use crate::special::{huge_pages, pages_of_folios};
-use crate::sys::{page, pmd, remap_raw, Area, Map, Span};
+use crate::sys::{page, pmd, pmd_pages, remap_raw, Area, Map, Span};
 use crate::touch;
 use crate::uffd;
 use anyhow::{ensure, Context};
@@ -82,7 +82,7 @@ const ALL: &[How] = &[How::Remap, How::Move, How::Copy, How::Mremap];
 const MOVES: &[How] = &[How::Remap, How::Move, How::Mremap];
 
 fn works() -> Vec<Work> {
-    let (huge, folio) = (pmd() / page(), FOLIO / page());
+    let huge = pmd_pages();
     let small = |name, pages| Work {
         name,
         source: || {
@@ -107,12 +107,12 @@ fn works() -> Vec<Work> {
         small("512 pages a call", 512),
         large("2 MiB pages", || huge_pages(8, 1), huge),
         large("2 MiB pages, 4 KiB a call", || huge_pages(2, 1), 1),
-        large("64 KiB folios", || pages_of_folios(FOLIO, 1), folio),
+        large("64 KiB folios", || pages_of_folios(FOLIO, 1), FOLIO),
     ]
 }
 
-/// The size of the folios of several pages, in bytes.
-const FOLIO: usize = 64 << 10;
+/// How many pages the folios of several pages have: 64 KiB where a page is 4 KiB.
+const FOLIO: usize = 16;
 
 impl Work {
     /// A place of the same shape as the source.

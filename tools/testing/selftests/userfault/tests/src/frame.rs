@@ -86,6 +86,12 @@ pub fn in_swap_cache(pfn: u64) -> anyhow::Result<bool> {
     Flags::open()?.has(pfn, SWAP_CACHE)
 }
 
+/// Whether a frame belongs to a folio of several pages.
+pub fn is_large(pfn: u64) -> anyhow::Result<bool> {
+    let flags = Flags::open()?;
+    Ok(flags.has(pfn, COMPOUND_HEAD)? || flags.has(pfn, COMPOUND_TAIL)?)
+}
+
 /// Whether the range is one folio from its first page to its last.
 pub fn is_folio(span: Span) -> anyhow::Result<bool> {
     let (frames, flags) = (frames(span)?, Flags::open()?);

@@ -5,6 +5,7 @@
 //! A test just writes them; the runner, which outlives every test, puts them back.
 
 use crate::harness::{Outcome, Skip};
+use crate::sys::page;
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::mount::{mount, MsFlags};
@@ -93,8 +94,17 @@ pub fn set_thp(name: &str, value: impl ToString) -> Outcome {
     set(&format!("{THP}/{name}"), value)
 }
 
+/// A setting or a counter of folios of so many pages.
+pub fn folio_file(pages: usize, name: &str) -> String {
+    format!("hugepages-{}kB/{name}", pages * page() / 1024)
+}
+
 /// Where the settings and the counters are of each size of folios that this kernel has.
 pub fn multi_size() -> anyhow::Result<Vec<PathBuf>> {
+    // Not every MMU has huge pages; without them nothing else is there.
+    if !Path::new(THP).exists() {
+        return Ok(Vec::new());
+    }
     let entries = fs::read_dir(THP).context(THP)?;
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.retain(|path| path.join("enabled").exists());

@@ -109,11 +109,12 @@ fn a4_swapoff_makes_no_hole() -> Outcome {
 
 /// A4: a page that is write-protected to see whether it changes is no hole meanwhile.
 fn a4_soft_dirty_makes_no_hole() -> Outcome {
-    let area = Area::filled(64, 1)?;
-    let huge = huge_pages(1, 1)?;
-    for area in [&area, &huge] {
+    type Make = fn() -> anyhow::Result<Area>;
+    let makes: [Make; 2] = [|| Ok(Area::filled(64, 1)?), || huge_pages(1, 1)];
+    for make in makes {
+        let area = make()?;
         area.mark()?;
-        never_a_hole(area, clear_soft_dirty)?;
+        never_a_hole(&area, clear_soft_dirty)?;
     }
     Ok(())
 }

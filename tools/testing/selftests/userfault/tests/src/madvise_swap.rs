@@ -3,12 +3,12 @@
 //! Swap: what is in it is no hole, however it comes back, and no hole is filled on that way.
 
 use crate::harness::Outcome;
-use crate::knobs::set_thp;
+use crate::knobs::{folio_file, set_thp};
 use crate::madvise_fault::ensure_refused;
 use crate::proc::{ensure_entries, ensure_holes, ensure_present, Entry};
 use crate::process::must_pass_in_child;
-use crate::special::huge_pages;
-use crate::sys::{page, Area, Map, Span, MADV_COLD, MADV_POPULATE_READ, MADV_POPULATE_WRITE};
+use crate::special::{folio_pages, huge_pages};
+use crate::sys::{pmd_pages, Area, Map, Span, MADV_COLD, MADV_POPULATE_READ, MADV_POPULATE_WRITE};
 use crate::{ensure_eq, register, swap};
 use anyhow::{ensure, Context};
 
@@ -87,27 +87,27 @@ fn a4_mark_changes_while_in_swap() -> Outcome {
 /// D08: where a folio of several pages went to swap and comes back as one, it fills no hole that
 /// was made in it meanwhile.
 fn d08_swap_in_of_large_folio_fills_no_hole() -> Outcome {
-    const FOLIO: usize = 16;
+    let folio = folio_pages();
     set_thp("enabled", "never")?;
-    set_thp("hugepages-64kB/enabled", "always")?;
-    for holes in [0..0, 3..5, 0..1, 8..16] {
+    set_thp(&folio_file(folio, "enabled"), "always")?;
+    let before = swap::whole_out(folio)?;
+    for holes in [0..0, 3..5, 0..1, folio / 2..folio] {
         let area = Map::huge_pages(1).map()?;
         area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
-        ensure_eq!(FOLIO * page(), 64 << 10);
-        area.pages(0..2 * FOLIO).fill_pages(1);
+        area.pages(0..2 * folio).fill_pages(1);
         area.mark()?;
-        swap::out(area.pages(0..2 * FOLIO))?;
+        swap::out(area.pages(0..2 * folio))?;
         let hole = area.pages(holes.clone());
         if hole.len > 0 {
             hole.advise(libc::MADV_DONTNEED)?;
         }
-        for index in (0..2 * FOLIO).filter(|index| !holes.contains(index)) {
+        for index in (0..2 * folio).filter(|index| !holes.contains(index)) {
             area.page(index).check(1 + index as u32)?;
         }
         ensure_refused(hole).with_context(|| format!("holes {holes:?}"))?;
-        ensure_refused(area.pages(2 * FOLIO..2 * FOLIO + 4))?;
+        ensure_refused(area.pages(2 * folio..2 * folio + 4))?;
     }
-    Ok(())
+    swap::ensure_whole(swap::whole_out(folio)? > before)
 }
 
 /// A4: a huge page that may be freed is there until it is reclaimed, and then holes, all of it.
@@ -118,7 +118,7 @@ fn a4_lazily_freed_huge_page() -> Outcome {
     area.check_pages(1)?;
     swap::page_out_until(*area, "a hole", Entry::hole)?;
     ensure_refused(area.pages(0..4))?;
-    ensure_refused(area.pages(508..512))?;
+    ensure_refused(area.pages(pmd_pages() - 4..pmd_pages()))?;
     ensure_holes(*area)
 }
 

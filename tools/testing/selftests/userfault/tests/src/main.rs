@@ -5,10 +5,14 @@
 //! Each test runs in a child of its own with a time limit.  The results go to standard output in
 //! the Test Anything Protocol.  A kernel without the calls fails the tests: none is skipped for it.
 
+#[cfg_attr(target_arch = "x86_64", path = "arch_x86.rs")]
+#[cfg_attr(target_arch = "powerpc64", path = "arch_powerpc.rs")]
+mod arch;
 mod bench;
 mod bench_fault;
 mod bench_gup;
 mod cgroup;
+#[cfg(target_arch = "x86_64")]
 mod compat;
 mod content;
 mod device;
@@ -56,6 +60,7 @@ mod range_register;
 mod range_trace;
 mod remap_args;
 mod remap_busy;
+#[cfg(target_arch = "x86_64")]
 mod remap_entry;
 mod remap_folio;
 mod remap_huge;
@@ -68,6 +73,7 @@ mod remap_result;
 mod remap_swap;
 mod remap_swap_cache;
 mod remap_threads;
+mod remap_trace;
 mod remap_vma;
 mod runner;
 mod special;

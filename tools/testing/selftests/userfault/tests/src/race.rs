@@ -11,8 +11,8 @@ use crate::harness::{rounds, Numbers, Outcome};
 use crate::knobs::set_thp;
 use crate::process::join;
 use crate::race_check::Counts;
-use crate::special::{huge_pages, pages_of_folios};
-use crate::sys::{page, pattern, pmd, remap, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
+use crate::special::{folio_pages, huge_pages, pages_of_folios};
+use crate::sys::{page, pattern, pmd_pages, remap, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
 use crate::touch::{self, Fault};
 use anyhow::{bail, ensure, Context};
 use nix::errno::Errno;
@@ -117,17 +117,17 @@ impl Race {
         })
     }
 
-    /// As many folios of 64 KiB as lie in one table on both sides, where the other side is not
+    /// As many folios of several pages as lie in one table on both sides, where the other side is not
     /// aligned to them.  They move whole.
     pub fn folios() -> anyhow::Result<Self> {
-        const SIZE: usize = 64 << 10;
         const OFFSET: usize = 5;
-        let (full, empty) = (pages_of_folios(SIZE, 1)?, Map::huge_pages(1).map()?);
-        let pages = full.nr_pages() - SIZE / page();
+        let folio = folio_pages();
+        let (full, empty) = (pages_of_folios(folio, 1)?, Map::huge_pages(1).map()?);
+        let pages = full.nr_pages() - folio;
         full.pages(pages..full.nr_pages())
             .advise(libc::MADV_DONTNEED)?;
         let areas = [full.pages(0..pages), empty.pages(OFFSET..OFFSET + pages)];
-        Self::between(areas, vec![full, empty], SIZE / page())
+        Self::between(areas, vec![full, empty], folio)
     }
 
     /// Small pages in the room of a huge page that they may become, which they do only while all of
@@ -151,7 +151,7 @@ impl Race {
     /// So many huge pages, which move whole.
     pub fn huge(count: usize) -> anyhow::Result<Self> {
         let empty = Map::huge_pages(count).map()?;
-        Self::new(huge_pages(count, 1)?, empty, pmd() / page())
+        Self::new(huge_pages(count, 1)?, empty, pmd_pages())
     }
 
     /// How many pages there are in all.

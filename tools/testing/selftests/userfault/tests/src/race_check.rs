@@ -3,7 +3,7 @@
 //! What has to be when a race is over.
 
 use crate::harness::Outcome;
-use crate::knobs::thp_number;
+use crate::knobs::{folio_file, thp_number};
 use crate::proc::{entries, status_kib, vmas};
 use crate::race::Race;
 use crate::special::is_huge;
@@ -23,12 +23,11 @@ pub struct Counts {
 impl Counts {
     /// As it is now, for folios of so many pages.
     pub fn now(unit: usize) -> anyhow::Result<Self> {
-        let kib = unit * page() / 1024;
         Ok(Self {
             rss: status_kib("RssAnon")?,
             swap: status_kib("VmSwap")?,
             tables: status_kib("VmPTE")?,
-            splits: thp_number(&format!("hugepages-{kib}kB/stats/split")).ok(),
+            splits: thp_number(&folio_file(unit, "stats/split")).ok(),
         })
     }
 }
@@ -95,14 +94,15 @@ impl Race {
         }
         // The rest of the process has some too; a move that counts wrong does so many times.
         const SLACK: u64 = 1024;
+        let slack = SLACK.max(kib(64));
         let (before, now) = (&self.before, Counts::now(self.unit)?);
         let rss = before.rss - kib(self.nr_pages() - left);
-        for (name, seen, want) in [
-            ("RSS", now.rss, rss),
-            ("swap", now.swap, before.swap),
-            ("the size of the tables", now.tables, before.tables),
+        for (name, seen, want, slack) in [
+            ("RSS", now.rss, rss, slack),
+            ("swap", now.swap, before.swap, slack),
+            ("the size of the tables", now.tables, before.tables, SLACK),
         ] {
-            let right = seen.abs_diff(want) <= SLACK;
+            let right = seen.abs_diff(want) <= slack;
             ensure!(right, "{name} is {seen} KiB instead of {want}");
         }
         Ok(())

@@ -27,7 +27,7 @@ pub const SOON: Duration = Duration::from_secs(30);
 pub const A_WHILE: Duration = Duration::from_millis(150);
 
 // USERFAULTFD_IOC_NEW
-nix::ioctl_write_int_bad!(new_descriptor, 0xaa00);
+nix::ioctl_write_int_bad!(new_descriptor, nix::request_code_none!(0xaa, 0));
 
 /// A descriptor.
 #[derive(Debug)]

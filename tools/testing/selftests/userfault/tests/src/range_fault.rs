@@ -6,7 +6,7 @@ use crate::harness::{rounds, Outcome};
 use crate::proc::ensure_holes;
 use crate::process::{interrupt, join};
 use crate::range::{page_at, resolve, serve, wait_until, LetGo, Range, A_WHILE};
-use crate::sys::{page, remap, remap_all, Area, Map, Span, RAP_WAKE};
+use crate::sys::{page, pmd_pages, remap, remap_all, Area, Map, Span, RAP_WAKE};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
@@ -77,13 +77,13 @@ fn a18_rap_wake_alone() -> Outcome {
     dst.check_pages(1)
 }
 
-/// A33: in memory for huge pages the address is that of the page that was touched, and a page of 4
-/// KiB resolves it.
+/// A33: in memory for huge pages the address is that of the page that was touched, and a small
+/// page resolves it.
 fn c22_huge_memory() -> Outcome {
     let (src, dst) = (Area::filled(1, 7)?, Map::huge_pages(1).map()?);
     dst.advise(libc::MADV_HUGEPAGE)?;
     let fd = Range::serving(*dst)?;
-    let hole = dst.page(77);
+    let hole = dst.page(77 % pmd_pages());
     thread::scope(|scope| -> Outcome {
         let _end = LetGo::at_the_end(*dst);
         let thread = scope.spawn(|| hole.check(7));

@@ -2,6 +2,7 @@
 
 //! The arguments of remap_anon_pages: which are refused, and that the refusal comes first.
 
+use crate::arch::{SYS_pkey_alloc, SYS_pkey_mprotect};
 use crate::harness::Outcome;
 use crate::proc::{ensure_holes, entries};
 use crate::special;
@@ -333,13 +334,13 @@ fn a21_access_differs() -> Outcome {
 /// A21: protection keys that differ: the bits of the page protection do.
 fn a21_protection_key_differs() -> Outcome {
     // SAFETY: It makes a key only.
-    let key = Errno::result(unsafe { libc::syscall(libc::SYS_pkey_alloc, 0, 0) });
+    let key = Errno::result(unsafe { libc::syscall(SYS_pkey_alloc, 0, 0) });
     let Ok(key) = key else {
         crate::skip!("no protection keys here");
     };
     let protect = |span: Span| {
         // SAFETY: The memory of an area is never borrowed.
-        let ret = unsafe { libc::syscall(libc::SYS_pkey_mprotect, span.addr, span.len, RW, key) };
+        let ret = unsafe { libc::syscall(SYS_pkey_mprotect, span.addr, span.len, RW, key) };
         Errno::result(ret).map(drop).context("pkey_mprotect")
     };
     let (dst, src) = pair()?;

@@ -9,7 +9,7 @@ use crate::ksm;
 use crate::proc::{ensure_holes, ensure_present, entries, entry};
 use crate::process::{must_pass_in_child, Holder};
 use crate::special::{huge_pages, is_huge, pipe_with};
-use crate::sys::{page, remap, remap_all, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
+use crate::sys::{of_512, page, remap, remap_all, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
@@ -217,12 +217,13 @@ fn a26_page_of_a_pinned_huge_page() -> Outcome {
     let src = huge_pages(1, 1)?;
     let pin = Pin::new(src.page(5))?;
     ensure_busy(src.pages(5..6))?;
-    ensure_busy(src.pages(100..102))?;
+    let at = of_512(100);
+    ensure_busy(src.pages(at..at + 2))?;
     pin.release()?;
     let dst = Area::pages(2)?;
-    moves_soon(*dst, src.pages(100..102))?;
-    dst.check_pages(101)?;
-    src.pages(0..100).check_pages(1)
+    moves_soon(*dst, src.pages(at..at + 2))?;
+    dst.check_pages(1 + at as u32)?;
+    src.pages(0..at).check_pages(1)
 }
 
 /// A26: what the kernel merely reads at the moment does not lose its content.

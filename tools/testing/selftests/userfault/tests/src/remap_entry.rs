@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The system call's ways in: 64-bit, 32-bit, and what tracing knows of it.
+//! The system call's ways in on x86-64: of 32-bit programs, and none of x32's.
 
 use crate::harness::{Outcome, Skip};
-use crate::knobs::mount_at;
 use crate::proc::ensure_holes;
 use crate::process::{in_child, Ended};
 use crate::sys::{page, Area, Map, Span, NR_REMAP_ANON_PAGES, RAP_ALLOW_SRC_HOLES};
@@ -11,7 +10,6 @@ use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use std::arch::asm;
-use std::fs;
 
 /// A system call by the entry of 32-bit programs.  It looks at the lower half of each argument.
 fn call_32(number: i64, args: [u64; 4]) -> nix::Result<i32> {
@@ -168,55 +166,10 @@ fn a45_not_for_x32() -> Outcome {
     src.check(1)
 }
 
-/// A18: tracing knows the call, with its arguments, and sees it.
-fn a18_tracing() -> Outcome {
-    let root = mount_at("/sys/kernel/tracing", "tracefs")?;
-    if !root.join("events/syscalls").exists() {
-        crate::skip!("this kernel does not trace system calls");
-    }
-    let enter = root.join("events/syscalls/sys_enter_remap_anon_pages");
-    let exit = root.join("events/syscalls/sys_exit_remap_anon_pages");
-    ensure!(enter.exists() && exit.exists(), "the events are missing");
-    let format = fs::read_to_string(enter.join("format")).context("format")?;
-    for name in ["dst", "src", "len", "flags"] {
-        ensure!(
-            format.contains(&format!(" {name};")),
-            "no argument {name} in {format}"
-        );
-    }
-
-    let (dst, src) = (Area::pages(1)?, Area::filled(1, 1)?);
-    fs::write(root.join("trace"), "").context("trace")?;
-    for event in [&enter, &exit] {
-        fs::write(event.join("enable"), "1").context("enable")?;
-    }
-    let result = crate::sys::remap(*dst, *src, 0);
-    let trace = fs::read_to_string(root.join("trace"));
-    for event in [&enter, &exit] {
-        fs::write(event.join("enable"), "0").context("disable")?;
-    }
-    let trace = trace.context("trace")?;
-    ensure_eq!(result, Ok(src.len));
-    let (to, from) = (
-        format!("dst: 0x{:x}", dst.addr),
-        format!("src: 0x{:x}", src.addr),
-    );
-    for text in [
-        "sys_remap_anon_pages(",
-        &to,
-        &from,
-        "sys_remap_anon_pages -> 0x1000",
-    ] {
-        ensure!(trace.contains(text), "no {text:?} in the trace:\n{trace}");
-    }
-    Ok(())
-}
-
 register!(
     a18_32_bit_entry,
     a19_32_bit_arguments,
     a18_32_bit_arguments_are_cut,
     a30_32_bit_result,
     a45_not_for_x32,
-    a18_tracing,
 );

@@ -12,7 +12,10 @@ use crate::proc::{
 use crate::process::{must_pass_in_child, Holder};
 use crate::remap_busy::moves_soon;
 use crate::special::{huge_pages, huge_zero_pages, is_huge};
-use crate::sys::{page, pmd, remap, remap_all, Area, Map, Span, MADV_COLLAPSE, RW};
+use crate::sys::{
+    of_512, page, pmd, pmd_pages, remap, remap_all, table, upper_table, Area, Map, Span,
+    MADV_COLLAPSE, RW,
+};
 use crate::touch::Fault;
 use crate::{ensure_eq, register, swap};
 use anyhow::{ensure, Context};
@@ -46,7 +49,7 @@ fn a33_huge_page_leaves_a_marked_hole() -> Outcome {
     let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
     src.mark()?;
     move_whole(*dst, *src)?;
-    for index in [0, 300, 511] {
+    for index in [0, of_512(300), pmd_pages() - 1] {
         let part = src.page(index);
         ensure_eq!(part.load(), Err(Fault::sigbus(part.addr)));
         ensure_eq!(part.store(1), Err(Fault::sigbus(part.addr)));
@@ -65,7 +68,8 @@ fn a33_many_huge_pages_in_one_call() -> Outcome {
 /// A33, A43: in one vma, where only the index changes, there and back.
 fn a33_huge_page_moves_in_one_vma() -> Outcome {
     let area = huge_pages(2, 1)?;
-    let (first, second) = (area.pages(0..512), area.pages(512..1024));
+    let all = pmd_pages();
+    let (first, second) = (area.pages(0..all), area.pages(all..2 * all));
     second.advise(libc::MADV_DONTNEED)?;
     let before = frames(first)?;
     for (dst, src) in [(second, first), (first, second)] {
@@ -73,7 +77,8 @@ fn a33_huge_page_moves_in_one_vma() -> Outcome {
         ensure_eq!(frames(dst)?, before);
         ensure_holes(src)?;
     }
-    ensure_eq!(vma_of(*area)?.kib("AnonHugePages")?, 2048);
+    let huge = pmd() as u64 / 1024;
+    ensure_eq!(vma_of(*area)?.kib("AnonHugePages")?, huge);
     swap::out(first)?;
     first.check_pages(1)
 }
@@ -87,13 +92,13 @@ fn a33_huge_zero_page_moves_whole() -> Outcome {
     dst.page(7).fill(7);
     dst.page(7).check(7)?;
     dst.page(8).check_zero()?;
-    dst.pages(512..1024).check_zero()
+    dst.pages(pmd_pages()..2 * pmd_pages()).check_zero()
 }
 
 /// A34: where the destination has had small pages, its empty table is taken out, and given back.
 fn a34_empty_table_is_taken_out() -> Outcome {
     let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
-    let kib = page() as u64 / 1024;
+    let kib = table() as u64 / 1024;
     let mut seen = Vec::new();
     for _ in 0..5 {
         dst.page(5).fill(5);
@@ -106,8 +111,12 @@ fn a34_empty_table_is_taken_out() -> Outcome {
     }
     // The tables are those of the whole process: its heap, too, may have taken one, but not often.
     let right = |[before, there, back]: &&[u64; 3]| *there == before - kib && *back == *there;
+    src.check_pages(1)?;
+    if kib == 0 {
+        crate::skip!("a table of {} bytes is too small to be counted", table());
+    }
     ensure!(seen.iter().filter(right).count() >= 3, "{seen:?}");
-    src.check_pages(1)
+    Ok(())
 }
 
 /// A34: the table that a huge page is split into moves with it: it needs none, neither then nor
@@ -118,26 +127,31 @@ fn a34_tables_move_with_huge_pages() -> Outcome {
     move_whole(*dst, *src)?;
     // Those of two upper levels may be new.
     let grown = status_kib("VmPTE")? - tables;
-    ensure!(grown <= 2 * page() as u64 / 1024, "{grown} KiB of tables");
+    ensure!(
+        grown <= 2 * upper_table() as u64 / 1024,
+        "{grown} KiB of tables"
+    );
     for index in 0..2 {
-        dst.page(512 * index + 9).advise(libc::MADV_DONTNEED)?;
+        dst.page(pmd_pages() * index + 9)
+            .advise(libc::MADV_DONTNEED)?;
     }
     ensure_eq!(status_kib("VmPTE")?, tables + grown, "after the split");
-    dst.pages(10..512).check_pages(11)
+    dst.pages(10..pmd_pages()).check_pages(11)
 }
 
 /// A33: huge pages move whole in the middle of small ones, wherever the call begins and ends.
 fn a33_huge_and_small_pages_in_one_call() -> Outcome {
-    for range in [0..2048, 700..1900, 512..1536] {
+    let all = pmd_pages();
+    for range in [0..4 * all, of_512(700)..of_512(1900), all..3 * all] {
         let (dst, src) = (Map::huge_pages(4).map()?, huge_pages(4, 1)?);
         for room in [0, 2] {
-            let room = src.pages(512 * room..512 * (room + 1));
+            let room = src.pages(all * room..all * (room + 1));
             room.advise(libc::MADV_DONTNEED)?;
         }
-        src.pages(0..512).fill_pages(1);
-        src.pages(1024..1536).fill_pages(1025);
+        src.pages(0..all).fill_pages(1);
+        src.pages(2 * all..3 * all).fill_pages(1 + 2 * all as u32);
         // The huge page in room 1 is in the range only where all of it is.
-        let whole = [512..1024, 1536..2048]
+        let whole = [all..2 * all, 3 * all..4 * all]
             .into_iter()
             .filter(|huge| range.start <= huge.start && huge.end <= range.end);
         let before = frames(src.pages(range.clone()))?;
@@ -157,18 +171,19 @@ fn a33_huge_and_small_pages_in_one_call() -> Outcome {
 
 /// A33, A25: a table with an entry is not taken out: what lies before the entry moves.
 fn a33_occupied_entry_in_the_table() -> Outcome {
-    for at in [0, 1, 100, 511] {
+    let all = pmd_pages();
+    for at in [0, 1, of_512(100), all - 1] {
         let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
         dst.page(at).fill(5000);
         if at > 0 {
             ensure_eq!(remap(*dst, *src, 0), Ok(at * page()), "at {at}");
         }
-        let (to, from) = (dst.pages(at..512), src.pages(at..512));
+        let (to, from) = (dst.pages(at..all), src.pages(at..all));
         ensure_refused(to, from, Errno::EEXIST).with_context(|| format!("at {at}"))?;
         ensure_eq!(is_huge(*src)?, at == 0, "at {at}");
         dst.pages(0..at).check_pages(1)?;
         dst.page(at).check(5000)?;
-        ensure_holes(dst.pages(at + 1..512))?;
+        ensure_holes(dst.pages(at + 1..all))?;
         from.check_pages(1 + at as u32)?;
     }
     Ok(())
@@ -188,11 +203,12 @@ fn a25_huge_page_to_huge_page() -> Outcome {
 
 /// A33: where it cannot move whole it is split: to another alignment, or when a part is asked for.
 fn a33_huge_page_is_split_for_a_part() -> Outcome {
+    let (all, part) = (pmd_pages(), of_512(100));
     for (to, from) in [
-        (1..513, 0..512),
-        (0..511, 0..511),
-        (1..512, 1..512),
-        (0..100, 412..512),
+        (1..all + 1, 0..all),
+        (0..all - 1, 0..all - 1),
+        (1..all, 1..all),
+        (0..part, all - part..all),
     ] {
         let (dst, src) = (Map::huge_pages(2).map()?, huge_pages(1, 1)?);
         let (dst, part) = (dst.pages(to), src.pages(from.clone()));
@@ -201,7 +217,7 @@ fn a33_huge_page_is_split_for_a_part() -> Outcome {
         frame::ensure_small(dst)?;
         ensure_holes(part)?;
         src.pages(0..from.start).check_pages(1)?;
-        src.pages(from.end..512).check_pages(1 + from.end as u32)?;
+        src.pages(from.end..all).check_pages(1 + from.end as u32)?;
     }
     Ok(())
 }
@@ -282,12 +298,14 @@ fn a43_moved_huge_page_is_split() -> Outcome {
     ];
     for (name, split) in splits {
         let (dst, _src) = moved()?;
-        split(dst.pages(100..200)).context(name)?;
-        dst.pages(0..100).check_pages(1).context(name)?;
-        dst.pages(200..512).check_pages(201).context(name)?;
-        dst.pages(200..512).fill_pages(1201);
-        swap::out(dst.pages(200..512)).context(name)?;
-        dst.pages(200..512).check_pages(1201).context(name)?;
+        let (start, end) = (of_512(100), of_512(200));
+        split(dst.pages(start..end)).context(name)?;
+        dst.pages(0..start).check_pages(1).context(name)?;
+        let rest = dst.pages(end..pmd_pages());
+        rest.check_pages(1 + end as u32).context(name)?;
+        rest.fill_pages(1201);
+        swap::out(rest).context(name)?;
+        rest.check_pages(1201).context(name)?;
     }
     Ok(())
 }
@@ -336,9 +354,11 @@ fn a43_moved_huge_page_is_collapsed_again() -> Outcome {
 
 /// A36: what the process, and its cgroup, has of pages, huge pages and tables stays the same.
 fn a36_counters_of_a_huge_page() -> Outcome {
-    const HUGE: usize = 4;
+    // So many that what each processor counts for itself at first is little beside it.
+    let huge = 2048 / pmd_pages();
     let group = crate::cgroup::Cgroup::enter()?;
-    let (dst, src) = (Map::huge_pages(HUGE).map()?, huge_pages(HUGE, 1)?);
+    let (dst, src) = (Map::huge_pages(huge).map()?, huge_pages(huge, 1)?);
+    let all = src.len as u64;
     let counts = || -> anyhow::Result<[u64; 3]> {
         Ok([
             status_kib("RssAnon")? * 1024,
@@ -350,12 +370,12 @@ fn a36_counters_of_a_huge_page() -> Outcome {
     move_whole(*dst, *src)?;
     for (before, after) in before.into_iter().zip(counts()?) {
         let changed = after.abs_diff(before);
-        ensure!(changed < pmd() as u64 / 2, "{before} is {after} now");
+        ensure!(changed < all / 8, "{before} is {after} now");
     }
     drop(dst);
     for (before, after) in before.into_iter().zip(counts()?) {
-        let gone = before.saturating_sub(after) as usize;
-        ensure!(gone > (HUGE - 1) * pmd(), "{before} is {after} at the end");
+        let gone = before.saturating_sub(after);
+        ensure!(gone > all / 4 * 3, "{before} is {after} at the end");
     }
     Ok(())
 }

@@ -5,8 +5,8 @@
 use crate::harness::Outcome;
 use crate::proc::{clear_soft_dirty, ensure_holes, ensure_present, entry, frames};
 use crate::process::{must_pass_in_child, Holder};
-use crate::special::{huge_pages, huge_zero_pages, pages_of_folios};
-use crate::sys::{page, pmd, remap_all, Area, Map, Span, RW};
+use crate::special::{folio_pages, huge_pages, huge_zero_pages, pages_of_folios};
+use crate::sys::{of_512, page, pmd, pmd_pages, remap_all, Area, Map, Span, RW};
 use crate::{ensure_eq, frame, register, swap};
 use anyhow::{ensure, Context};
 
@@ -136,17 +136,19 @@ fn a43_migration_afterwards() -> Outcome {
 /// A33: a few pages out of the middle of a huge page: they move, and the rest stays.
 fn a33_pages_of_a_huge_page() -> Outcome {
     let (dst, src) = (Area::pages(7)?, huge_pages(1, 1)?);
-    remap_all(*dst, src.pages(100..107))?;
-    dst.check_pages(101)?;
-    ensure_holes(src.pages(100..107))?;
-    src.pages(0..100).check_pages(1)?;
-    src.pages(107..512).check_pages(108)
+    let (start, end) = (of_512(100), of_512(100) + 7);
+    remap_all(*dst, src.pages(start..end))?;
+    dst.check_pages(1 + start as u32)?;
+    ensure_holes(src.pages(start..end))?;
+    src.pages(0..start).check_pages(1)?;
+    src.pages(end..pmd_pages()).check_pages(1 + end as u32)
 }
 
 /// A33: the first, the last and all the rest of it, one after the other.
 fn a33_huge_page_in_pieces() -> Outcome {
     let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
-    for range in [0..1, 511..512, 1..3, 3..511] {
+    let last = pmd_pages() - 1;
+    for range in [0..1, last..last + 1, 1..3, 3..last] {
         remap_all(dst.pages(range.clone()), src.pages(range))?;
     }
     dst.check_pages(1)?;
@@ -156,22 +158,25 @@ fn a33_huge_page_in_pieces() -> Outcome {
 /// A33, A7: when a huge page is split for it, what is all zero in it becomes no hole.
 fn a33_zeroes_in_a_huge_page() -> Outcome {
     let (dst, src) = (Area::pages(3)?, huge_pages(1, 1)?);
-    let zeroes = src.pages(100..110);
+    // Where what is moved is, and where the zeroes are.
+    let (half, start) = (of_512(100) / 2, of_512(100));
+    let zeroes = src.pages(start..start + 10);
     for part in zeroes.each_page() {
         part.clear();
     }
     src.mark()?;
-    remap_all(dst.pages(0..2), src.pages(50..52))?;
+    remap_all(dst.pages(0..2), src.pages(half..half + 2))?;
     remap_all(dst.page(2), zeroes.page(9))?;
-    dst.pages(0..2).check_pages(51)?;
+    dst.pages(0..2).check_pages(1 + half as u32)?;
     dst.page(2).check_zero()?;
     zeroes.pages(0..9).check_zero()?;
     for part in zeroes.pages(0..9).each_page() {
         ensure_eq!(part.store(1), Ok(()));
     }
-    src.pages(0..50).check_pages(1)?;
-    src.pages(52..100).check_pages(53)?;
-    src.pages(110..512).check_pages(111)
+    src.pages(0..half).check_pages(1)?;
+    src.pages(half + 2..start).check_pages(3 + half as u32)?;
+    let rest = start + 10..pmd_pages();
+    src.pages(rest.clone()).check_pages(1 + rest.start as u32)
 }
 
 /// A33: a whole huge page, to a place that is aligned as it is.
@@ -205,11 +210,13 @@ fn a33_whole_huge_page_to_unaligned_place() -> Outcome {
 fn a33_over_several_huge_pages() -> Outcome {
     let src = huge_pages(3, 1)?;
     let dst = Map::huge_pages(3).map()?;
-    let (from, to) = (src.pages(300..1300), dst.pages(200..1200));
+    let (start, count) = (of_512(300), of_512(1000));
+    let (end, at) = (start + count, of_512(200));
+    let (from, to) = (src.pages(start..end), dst.pages(at..at + count));
     remap_all(to, from)?;
-    to.check_pages(301)?;
-    src.pages(0..300).check_pages(1)?;
-    src.pages(1300..1536).check_pages(1301)
+    to.check_pages(1 + start as u32)?;
+    src.pages(0..start).check_pages(1)?;
+    src.pages(end..src.nr_pages()).check_pages(1 + end as u32)
 }
 
 /// A26: the huge zero page moves, whole or in part.
@@ -224,17 +231,17 @@ fn a26_huge_zero_page() -> Outcome {
     dst.page(10).check_zero()?;
 
     let (dst, src) = (Area::pages(4)?, huge_zero_pages(1)?);
-    remap_all(*dst, src.pages(50..54))?;
+    let at = of_512(50);
+    remap_all(*dst, src.pages(at..at + 4))?;
     ensure_present(*dst)?;
     dst.check_zero()?;
-    ensure_holes(src.pages(50..54))?;
-    src.pages(54..60).check_zero()
+    ensure_holes(src.pages(at..at + 4))?;
+    src.pages(at + 4..at + 10).check_zero()
 }
 
 /// A26: folios of several pages, whole, in part, and over their boundaries.
 fn a26_multi_size_folio() -> Outcome {
-    const SIZE: usize = 64 << 10;
-    let folio = SIZE / page();
+    let folio = folio_pages();
     let all = 4 * folio;
     for (start, end) in [
         (0, folio),
@@ -243,7 +250,7 @@ fn a26_multi_size_folio() -> Outcome {
         (folio - 1, 2 * folio + 1),
         (1, all),
     ] {
-        let src = pages_of_folios(SIZE, 1)?;
+        let src = pages_of_folios(folio, 1)?;
         let dst = Area::pages(end - start)?;
         remap_all(*dst, src.pages(start..end)).with_context(|| format!("{start}..{end}"))?;
         dst.check_pages(1 + start as u32)?;

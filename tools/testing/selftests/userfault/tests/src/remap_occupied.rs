@@ -8,7 +8,7 @@ use crate::harness::{rounds, Outcome};
 use crate::knobs::set_thp;
 use crate::proc::{ensure_holes, entries};
 use crate::special::{huge_pages, huge_zero_pages};
-use crate::sys::{page, remap, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
+use crate::sys::{of_512, page, pmd_pages, remap, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
@@ -155,24 +155,25 @@ fn a25_poison_at_source() -> Outcome {
 
 /// A25, A27: poison in a huge page splits it: what lies before it moves, and what lies after it.
 fn a25_poison_in_a_huge_page() -> Outcome {
-    const AT: usize = 100;
+    let (all, at) = (pmd_pages(), of_512(100));
     let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
-    let parts = [0..512, AT..512, AT + 1..512];
-    let seen = with_poison(src.page(AT), || {
+    let parts = [0..all, at..all, at + 1..all];
+    let seen = with_poison(src.page(at), || {
         parts.map(|part| remap(dst.pages(part.clone()), src.pages(part), 0))
     })?;
-    let want = [Ok(AT * page()), Err(Errno::EFAULT), Ok((511 - AT) * page())];
+    let rest = (all - 1 - at) * page();
+    let want = [Ok(at * page()), Err(Errno::EFAULT), Ok(rest)];
     ensure_eq!(seen, want);
-    ensure_holes(dst.page(AT))?;
-    dst.pages(0..AT).check_pages(1)?;
-    dst.pages(AT + 1..512).check_pages(2 + AT as u32)
+    ensure_holes(dst.page(at))?;
+    dst.pages(0..at).check_pages(1)?;
+    dst.pages(at + 1..all).check_pages(2 + at as u32)
 }
 
 /// A23: a huge page at the destination, at its start and in its middle.
 fn a23_huge_page_at_destination() -> Outcome {
     for dst in [huge_pages(1, 1)?, huge_zero_pages(1)?] {
         let (holes, pages) = (Area::pages(4)?, Area::filled(4, 1)?);
-        for at in [0, 100, 508] {
+        for at in [0, of_512(100), pmd_pages() - 4] {
             let part = dst.pages(at..at + 4);
             for (src, flags) in [(&pages, 0), (&holes, 0), (&holes, RAP_ALLOW_SRC_HOLES)] {
                 ensure_eq!(remap(part, **src, flags), Err(Errno::EEXIST), "at {at}");
@@ -234,7 +235,9 @@ fn a24_races_with_huge_pages() -> Outcome {
             }
             Ok(())
         });
-        let calls = [(0..512, 0), (0..512, RAP_ALLOW_SRC_HOLES), (3..40, 0)];
+        let all = pmd_pages();
+        let part = 3..all.min(40);
+        let calls = [(0..all, 0), (0..all, RAP_ALLOW_SRC_HOLES), (part, 0)];
         let results = rounds(TIME).try_for_each(|round| {
             let (range, flags) = calls[round as usize % calls.len()].clone();
             acceptable(remap(dst.pages(range.clone()), src.pages(range), flags))

@@ -7,8 +7,8 @@ use crate::harness::{rounds, Numbers, Outcome};
 use crate::proc::{ensure_holes, ensure_present, vma_of};
 use crate::process::must_pass_in_child;
 use crate::race::{Race, TIME};
-use crate::special::{huge_pages, pages_of_folios, unmap};
-use crate::sys::{page, remap, Area, Map, Span, RW};
+use crate::special::{folio_pages, huge_pages, pages_of_folios, unmap};
+use crate::sys::{page, pmd_pages, remap, Area, Map, Span, RW};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
@@ -81,12 +81,12 @@ fn a39_many_movers_one_destination() -> Outcome {
 
 /// A39: huge page by huge page.
 fn a39_many_movers_one_huge_destination() -> Outcome {
-    one_wins(512, |seed| huge_pages(1, seed))
+    one_wins(pmd_pages(), |seed| huge_pages(1, seed))
 }
 
 /// A39: folio by folio.
 fn a39_many_movers_one_destination_of_folios() -> Outcome {
-    one_wins(16, |seed| pages_of_folios(16 * page(), seed))
+    one_wins(folio_pages(), |seed| pages_of_folios(folio_pages(), seed))
 }
 
 /// A39: pages that are thrown away meanwhile are gone, or have got away to the other side whole.

@@ -9,7 +9,7 @@ use crate::race::{Race, TIME};
 use crate::register;
 use crate::remap_race_memory::{migrated_meanwhile, reclaimed_meanwhile};
 use crate::special::huge_pages;
-use crate::sys::{page, remap, Area, Map, MADV_COLLAPSE};
+use crate::sys::{page, pmd_pages, remap, Area, Map, MADV_COLLAPSE};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use std::cell::Cell;
@@ -136,12 +136,13 @@ fn c10_huge_page_takes_the_place_of_a_table() -> Outcome {
 /// Moves to a place that another thread fills and empties.  The source is nobody else's, so that
 /// nothing but the destination may be in the way, and what has not moved stays.
 fn destination_changes(fill: impl Fn(&Area) + Sync) -> Outcome {
+    let all = pmd_pages();
     let dst = Map::huge_pages(1).map()?;
     let sources = [Map::huge_pages(1).map()?, huge_pages(1, 1)?];
     for area in [&dst, &sources[1]] {
         area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
     }
-    set_thp("khugepaged/max_ptes_none", 511)?;
+    set_thp("khugepaged/max_ptes_none", all - 1)?;
     sources[0].fill_pages(1);
     let done = AtomicBool::new(false);
     let (mut moved, mut occupied) = (0, 0);
@@ -153,7 +154,7 @@ fn destination_changes(fill: impl Fn(&Area) + Sync) -> Outcome {
             }
             Ok(())
         });
-        let calls = [0..512, 3..40, 500..512];
+        let calls = [0..all, 3..all.min(40), all - 12..all];
         let results = rounds(TIME).try_for_each(|round| -> Outcome {
             let src = &sources[round as usize % 2];
             let range = calls[round as usize / 2 % calls.len()].clone();
@@ -164,7 +165,7 @@ fn destination_changes(fill: impl Fn(&Area) + Sync) -> Outcome {
                     let rest = range.start + gone;
                     ensure_holes(from.pages(0..gone))?;
                     src.pages(0..range.start).check_pages(1)?;
-                    src.pages(rest..512).check_pages(1 + rest as u32)?;
+                    src.pages(rest..all).check_pages(1 + rest as u32)?;
                     // A huge page where it was one.
                     src.advise(libc::MADV_DONTNEED)?;
                     src.fill_pages(1);

@@ -9,7 +9,7 @@ use crate::harness::Outcome;
 use crate::knobs::{self, ksm_number, set_ksm};
 use crate::proc::{ensure_present, vmstat};
 use crate::race::Race;
-use crate::special::{huge_pages, pages_of_folios};
+use crate::special::{folio_pages, huge_pages, pages_of_folios};
 use crate::sys::{page, pmd, remap, remap_all, Area, Map, MADV_COLD};
 use crate::{ensure_eq, ksm, numa, register, swap};
 use anyhow::{ensure, Context};
@@ -156,7 +156,7 @@ fn c11_device_forgets_the_source() -> Outcome {
     let device = Device::open()?;
     let sources = [
         Area::filled(16, 1)?,
-        pages_of_folios(64 << 10, 1)?,
+        pages_of_folios(folio_pages(), 1)?,
         huge_pages(1, 1)?,
     ];
     for src in sources {

@@ -7,7 +7,10 @@ use crate::harness::{rounds, Outcome};
 use crate::proc::{ensure_holes, ensure_present, is_marked, status_kib};
 use crate::process::Holder;
 use crate::special::huge_pages;
-use crate::sys::{page, pmd, remap, remap_all, remap_raw, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
+use crate::sys::{
+    page, pmd, pmd_pages, remap, remap_all, remap_raw, upper_table, Area, Map, Span,
+    RAP_ALLOW_SRC_HOLES,
+};
 use crate::touch::Fault;
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
@@ -204,7 +207,7 @@ fn a32_terabyte_of_holes() -> Outcome {
     // A table of each of three levels for each page, and one to spare.
     let grown = status_kib("VmPTE")?.saturating_sub(tables);
     ensure!(
-        grown <= 7 * page() as u64 / 1024,
+        grown <= 7 * upper_table() as u64 / 1024,
         "tables have grown by {grown} KiB"
     );
     Ok(())
@@ -237,7 +240,7 @@ fn a32_occupied_destination_far_in_holes() -> Outcome {
 fn a32_tables_without_pages() -> Outcome {
     let src = Map::huge_pages(4).map()?;
     for index in 0..4 {
-        src.page(index * pmd() / page()).fill(1);
+        src.page(index * pmd_pages()).fill(1);
     }
     src.advise(libc::MADV_DONTNEED)?;
     let dst = Map::huge_pages(4).map()?;

@@ -5,15 +5,15 @@
 //! If it did not, it would be mapped at the destination by the next touch, and reclaim, migration
 //! and unmapping would look for it at the source.
 
-use crate::frame::{self, in_swap_cache};
+use crate::frame::{self, in_swap_cache, is_large};
 use crate::harness::Outcome;
 use crate::proc::{ensure_holes, frames};
 use crate::process::must_pass_in_child;
 use crate::remap_swap::{move_unread, swapped};
-use crate::special::{huge_pages, pages_of_folios, pipe_with};
+use crate::special::{folio_pages, huge_pages, pages_of_folios, pipe_with};
 use crate::swap::{self, ensure_unread};
 use crate::swap_short::ShortSwap;
-use crate::sys::{page, remap, remap_all, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
+use crate::sys::{page, pmd_pages, remap, remap_all, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
@@ -131,24 +131,27 @@ fn c4_held_swap_cache_folio() -> Outcome {
 }
 
 /// A large folio, its pages, and what makes it.
-type Folio = (&'static str, usize, fn() -> anyhow::Result<Area>);
+type Folio = (&'static str, fn() -> usize, fn() -> anyhow::Result<Area>);
 
 const FOLIOS: [Folio; 2] = [
-    ("64 KiB", 16, || pages_of_folios(64 << 10, 1)),
-    ("2 MiB", 512, || huge_pages(1, 1)),
+    ("a folio", folio_pages, || pages_of_folios(folio_pages(), 1)),
+    ("a huge page", pmd_pages, || huge_pages(1, 1)),
 ];
 
 /// C4: a large folio in the swap cache moves along where all of it moves to one table.
 fn c4_large_folio_in_the_swap_cache() -> Outcome {
     let short = ShortSwap::new()?;
+    let (all, mut whole) = (pmd_pages(), false);
     for (name, pages, make) in FOLIOS {
+        let pages = pages();
         for (then_name, then) in AFTERWARDS {
             let (area, dst) = (make()?, Map::huge_pages(1).map()?);
-            let at = (512 - pages).min(5);
+            let at = (all - pages).min(5);
             let (from, to) = (area.pages(0..pages), dst.pages(at..at + pages));
             let cached = frames(from)?;
             short.out_to_cache(from)?;
             ensure!(in_swap_cache(cached[0])?, "{name}: not in the swap cache");
+            whole |= is_large(cached[0])?;
             move_unread(to, from).context(name)?;
             ensure!(in_swap_cache(cached[0])?, "{name}: gone");
             ensure_unread(|| to.check_pages(1)).context(name)?;
@@ -156,23 +159,26 @@ fn c4_large_folio_in_the_swap_cache() -> Outcome {
             then(to).with_context(|| format!("{name}, {then_name}"))?;
             to.check_pages(1)?;
             ensure_holes(from)?;
-            area.pages(pages..512).check_pages(1 + pages as u32)?;
+            area.pages(pages..all).check_pages(1 + pages as u32)?;
         }
     }
-    Ok(())
+    swap::ensure_whole(whole)
 }
 
 /// C4: where a part of it is to move, it is mapped at the source first: nothing is lost of either.
 fn c4_part_of_a_large_folio_in_the_swap_cache() -> Outcome {
     let short = ShortSwap::new()?;
+    let (all, mut whole) = (pmd_pages(), false);
     for (name, pages, make) in FOLIOS {
+        let pages = pages();
+        let one = 8.min(pages / 2);
         let cases = [
             (0..pages - 1, 0),
-            (3..9, 3),
+            (3..9.min(pages - 1), 3),
             (5..pages, 5),
-            (8..9, 8),
+            (one..one + 1, one),
             // All of it, but to two tables.
-            (0..pages, 512 - pages / 2),
+            (0..pages, all - pages / 2),
         ];
         for (range, at) in cases {
             let (area, dst) = (make()?, Map::huge_pages(2).map()?);
@@ -180,18 +186,19 @@ fn c4_part_of_a_large_folio_in_the_swap_cache() -> Outcome {
             let cached = frames(area.pages(0..pages))?;
             short.out_to_cache(area.pages(0..pages))?;
             ensure!(in_swap_cache(cached[0])?, "{name}: not in the swap cache");
+            whole |= is_large(cached[0])?;
             let what = || format!("{range:?} of {name} to {at}");
             ensure_unread(|| remap_all(to, from)).with_context(what)?;
             ensure_holes(from)?;
             to.check_pages(1 + range.start as u32).with_context(what)?;
             area.pages(0..range.start).check_pages(1)?;
-            area.pages(range.end..512)
+            area.pages(range.end..all)
                 .check_pages(1 + range.end as u32)?;
             swap::out(to).with_context(what)?;
             to.check_pages(1 + range.start as u32)?;
         }
     }
-    Ok(())
+    swap::ensure_whole(whole)
 }
 
 /// C4: pages in the swap cache, pages that are only in swap and holes in one call.

@@ -6,8 +6,8 @@ use crate::frame::Splits;
 use crate::harness::{rounds, Outcome};
 use crate::proc::{ensure_holes, entries};
 use crate::process::join;
-use crate::special::{huge_pages, huge_zero_pages, pages_of_folios};
-use crate::sys::{page, pmd, remap, remap_all, Area, Map, Span};
+use crate::special::{folio_pages, huge_pages, huge_zero_pages, pages_of_folios};
+use crate::sys::{page, pmd, pmd_pages, remap, remap_all, Area, Map, Span};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
@@ -32,19 +32,23 @@ fn observe(span: Span, seed: u32, done: &AtomicBool) -> Outcome {
     Ok(())
 }
 
+/// How many pages are moved while others look: as many as a huge page has at most.
+const PAGES: usize = 512;
+
 /// A37: a thread that reads the destination faults, or sees the whole page.
 fn observed_moves(pages_per_move: usize, source: impl Fn(u32) -> anyhow::Result<Area>) -> Outcome {
-    const PAGES: usize = 512;
     for round in rounds(TIME) {
         let seed = 1 + round * PAGES as u32;
-        let (dst, src) = (Map::pages(PAGES).align(pmd()).map()?, source(seed)?);
+        let src = source(seed)?;
+        let dst = Map::bytes(src.len).align(pmd()).map()?;
         dst.mark()?;
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| -> Outcome {
             let observers: Vec<_> = (0..2)
                 .map(|_| scope.spawn(|| observe(*dst, seed, &done)))
                 .collect();
-            let moved = (0..PAGES).step_by(pages_per_move).try_for_each(|first| {
+            let mut firsts = (0..src.nr_pages()).step_by(pages_per_move);
+            let moved = firsts.try_for_each(|first| {
                 let range = first..first + pages_per_move;
                 remap_all(dst.pages(range.clone()), src.pages(range))
             });
@@ -61,18 +65,65 @@ fn observed_moves(pages_per_move: usize, source: impl Fn(u32) -> anyhow::Result<
 
 /// A37: page by page.
 fn a37_whole_pages_one_by_one() -> Outcome {
-    observed_moves(1, |seed| Ok(Area::filled(512, seed)?))
+    observed_moves(1, |seed| Ok(Area::filled(PAGES, seed)?))
 }
 
 /// A37: in runs, for which translations are flushed once.
 fn a37_whole_pages_in_runs() -> Outcome {
-    observed_moves(64, |seed| Ok(Area::filled(512, seed)?))
+    observed_moves(64, |seed| Ok(Area::filled(PAGES, seed)?))
 }
 
 /// A37: as huge pages, and as folios of several pages.
 fn a37_whole_large_folios() -> Outcome {
-    observed_moves(512, |seed| huge_pages(1, seed))?;
-    observed_moves(32, |seed| pages_of_folios(64 << 10, seed))
+    observed_moves(pmd_pages(), |seed| huge_pages(1, seed))?;
+    observed_moves(2 * folio_pages(), |seed| {
+        pages_of_folios(folio_pages(), seed)
+    })
+}
+
+/// A37, A40: where each page moves to the place of the one before, a thread that sees a page at its
+/// new place sees none of those that have moved earlier at its old place.
+fn a37_a40_overlap_downwards() -> Outcome {
+    const PAGES: usize = 128;
+    let area = Area::pages(PAGES)?;
+    let at = |index: usize| area.page(index).load();
+    let observe = |go: &AtomicBool, done: &AtomicBool| -> Outcome {
+        while !go.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+        while !done.load(Ordering::Relaxed) {
+            for index in (2..PAGES - 2).rev().step_by(2) {
+                // So the old translation is known.
+                if at(index) != Ok(index as u8) {
+                    continue;
+                }
+                (0..200).for_each(|_| std::hint::spin_loop());
+                if at(index + 1) == Ok(index as u8 + 2) {
+                    ensure!(at(index) != Ok(index as u8), "page {index} is there still");
+                }
+            }
+        }
+        Ok(())
+    };
+    area.mark()?;
+    for _ in rounds(TIME) {
+        area.advise(libc::MADV_DONTNEED)?;
+        area.unmark()?;
+        for index in 1..PAGES {
+            ensure_eq!(area.page(index).store(index as u8), Ok(()));
+        }
+        area.mark()?;
+        let (go, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| -> Outcome {
+            let observer = scope.spawn(|| observe(&go, &done));
+            go.store(true, Ordering::Relaxed);
+            let moved = remap_all(area.pages(0..PAGES - 1), area.pages(1..PAGES));
+            done.store(true, Ordering::Relaxed);
+            join(observer)?;
+            moved
+        })?;
+    }
+    Ok(())
 }
 
 /// A37: what another thread stores to the source while the call runs is in the page, or is in a
@@ -226,17 +277,30 @@ fn a39_opposite_directions() -> Outcome {
 /// A39: huge pages, whole for as long as nobody takes a part of them; then also in parts.
 fn a39_opposite_directions_of_huge_pages() -> Outcome {
     let areas = || -> anyhow::Result<_> { Ok([huge_pages(2, 1)?, Map::huge_pages(2).map()?]) };
-    let whole = [0..512, 512..1024, 0..1024];
+    let all = pmd_pages();
+    let whole = [0..all, all..2 * all, 0..2 * all];
+    let first = areas()?;
     let splits = Splits::now()?;
-    opposite_directions(areas()?, &whole).context("whole")?;
+    opposite_directions(first, &whole).context("whole")?;
     splits.ensure_no_more()?;
-    opposite_directions(areas()?, &[0..512, 512..1024, 500..530]).context("in parts")
+    let parts = [0..all, all..2 * all, all - 12..all + 18];
+    opposite_directions(areas()?, &parts).context("in parts")
 }
 
 /// A39: folios of several pages, whole and in parts.
 fn a39_opposite_directions_of_folios() -> Outcome {
-    let areas = [pages_of_folios(64 << 10, 1)?, Map::huge_pages(1).map()?];
-    opposite_directions(areas, &[0..16, 16..48, 480..512, 64..128, 70..75, 0..512])
+    let (all, folio) = (pmd_pages(), folio_pages());
+    let areas = [pages_of_folios(folio, 1)?, Map::huge_pages(1).map()?];
+    let some = all / 8;
+    let parts = [
+        0..folio,
+        folio..3 * folio,
+        all - 2 * folio..all,
+        some..2 * some,
+        some + 6..some + 11,
+        0..all,
+    ];
+    opposite_directions(areas, &parts)
 }
 
 /// A39, A43: moves while vmas come, go and split around them, so that the locks change.
@@ -368,6 +432,7 @@ register!(
     a37_whole_pages_one_by_one,
     a37_whole_pages_in_runs,
     a37_whole_large_folios,
+    a37_a40_overlap_downwards,
     a37_no_store_through_the_source_afterwards,
     a39_two_sources,
     a39_two_destinations,

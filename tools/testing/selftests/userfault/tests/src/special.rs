@@ -4,7 +4,8 @@
 
 use crate::harness::Skip;
 use crate::knobs;
-use crate::sys::{page, pmd, Area, Map, Span, MAP_DROPPABLE, RW};
+use crate::proc::field;
+use crate::sys::{page, pmd, pmd_pages, Area, Map, Span, MAP_DROPPABLE, RW};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
@@ -83,10 +84,19 @@ pub fn dev_zero(pages: usize) -> anyhow::Result<Area> {
 /// Huge pages of hugetlb.
 pub fn hugetlb(pages: usize, flags: i32) -> anyhow::Result<Area> {
     knobs::set("/proc/sys/vm/nr_hugepages", 8)?;
+    // They need not be as large as transparent ones, nor may they lie beside other memory on every
+    // MMU.  So the kernel says where.
+    let len = pages * 1024 * field("/proc/meminfo", "Hugepagesize")? as usize;
     let flags = flags | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
-    match Map::huge_pages(pages).flags(flags).map() {
-        Err(Errno::ENOMEM) => Err(Skip("no memory for hugetlb pages".into()).into()),
-        area => area.context("mmap"),
+    // SAFETY: It takes free addresses only.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), len, RW, flags, -1, 0) };
+    match mapped {
+        libc::MAP_FAILED if Errno::last() == Errno::ENOMEM => {
+            Err(Skip("no memory for hugetlb pages".into()).into())
+        }
+        libc::MAP_FAILED => Err(Errno::last()).context("mmap"),
+        // SAFETY: Just mapped, for this test only.
+        mapped => Ok(unsafe { Area::from_span(Span::new(mapped as usize, len)) }),
     }
 }
 
@@ -144,18 +154,24 @@ pub fn huge_pages(count: usize, first_seed: u32) -> anyhow::Result<Area> {
     Ok(area)
 }
 
-/// The room of a huge page, in folios of so many bytes, with content; or a skip.
-pub fn pages_of_folios(size: usize, first_seed: u32) -> anyhow::Result<Area> {
+/// How many pages the folios have that most tests use: so few that several of them, and a place
+/// between two of them, are in the room of a huge page.
+pub fn folio_pages() -> usize {
+    16.min(pmd_pages() / 4)
+}
+
+/// The room of a huge page, in folios of so many pages, with content; or a skip.
+pub fn pages_of_folios(pages: usize, first_seed: u32) -> anyhow::Result<Area> {
     knobs::set_thp("enabled", "never")?;
-    knobs::set_thp(&format!("hugepages-{}kB/enabled", size >> 10), "always")?;
+    knobs::set_thp(&knobs::folio_file(pages, "enabled"), "always")?;
     let area = Map::huge_pages(1).map()?;
     area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
     area.fill_pages(first_seed);
     area.advise(libc::MADV_NOHUGEPAGE)
         .context("MADV_NOHUGEPAGE")?;
-    let frames = crate::proc::frames(area.pages(0..size / page()))?;
+    let frames = crate::proc::frames(area.pages(0..pages))?;
     if !frames.windows(2).all(|pair| pair[1] == pair[0] + 1) {
-        return Err(Skip(format!("no folios of {size} bytes to be had")).into());
+        return Err(Skip(format!("no folios of {pages} pages to be had")).into());
     }
     Ok(area)
 }

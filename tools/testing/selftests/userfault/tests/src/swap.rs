@@ -47,6 +47,20 @@ pub fn read_ahead(span: Span) -> Outcome {
     ensure_entries(span, "in swap", Entry::swapped)
 }
 
+/// How many folios of so many pages have gone to swap as a whole.
+pub fn whole_out(pages: usize) -> anyhow::Result<u64> {
+    knobs::thp_number(&knobs::folio_file(pages, "stats/swpout"))
+}
+
+/// Skips a test of folios in swap, at its end, where none went there as a whole: not every kernel
+/// does that.
+pub fn ensure_whole(whole: bool) -> Outcome {
+    if !whole {
+        return Err(Skip("no folio of several pages went to swap as a whole".into()).into());
+    }
+    Ok(())
+}
+
 /// Fails if `call` has pages read in from swap.
 pub fn ensure_unread(call: impl FnOnce() -> Outcome) -> Outcome {
     let before = vmstat("pswpin")?;

@@ -31,7 +31,8 @@ pub struct Request {
     partition: *mut Partition,
 }
 
-nix::ioctl_write_ptr_bad!(blkpg, 0x1269, Request);
+// BLKPG
+nix::ioctl_write_ptr_bad!(blkpg, nix::request_code_none!(0x12, 105), Request);
 
 const ADD: i32 = 1;
 const DELETE: i32 = 2;

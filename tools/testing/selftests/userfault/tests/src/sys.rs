@@ -2,6 +2,7 @@
 
 //! Memory under test, and the calls under test.
 
+use crate::arch::MAP_32BIT;
 use crate::touch::{self, Fault};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
@@ -41,9 +42,49 @@ pub fn page() -> usize {
     *SIZE
 }
 
-/// What one page-table page maps: the size of a huge page.
+/// What a page table maps: the size of a huge page, whether there are such or not.
 pub fn pmd() -> usize {
-    page() * (page() / size_of::<u64>())
+    static SIZE: LazyLock<usize> = LazyLock::new(|| {
+        let path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
+        match std::fs::read_to_string(path) {
+            Ok(size) => size.trim().parse().expect("a size"),
+            Err(_) => pmd_of_the_mmu(),
+        }
+    });
+    *SIZE
+}
+
+/// The same where the kernel has no huge pages to tell it.
+fn pmd_of_the_mmu() -> usize {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let hash = cpus
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .any(|(name, value)| name.trim() == "MMU" && value.trim() == "Hash");
+    match page() {
+        0x10000 if hash => 16 << 20,
+        _ => 2 << 20,
+    }
+}
+
+/// How many pages a huge page has.
+pub fn pmd_pages() -> usize {
+    pmd() / page()
+}
+
+/// Where a page lies in a huge page that lies there where one has 512 pages: it may have fewer.
+pub fn of_512(index: usize) -> usize {
+    index * pmd_pages() / 512
+}
+
+/// What a table takes whose entries are pages, in bytes.
+pub fn table() -> usize {
+    pmd_pages() * size_of::<u64>()
+}
+
+/// What a table of an upper level takes at most.
+pub fn upper_table() -> usize {
+    page().min(8 << 10)
 }
 
 /// The system call with any arguments.
@@ -338,7 +379,7 @@ impl<'fd> Map<'fd> {
             flags: libc::MAP_PRIVATE
                 | libc::MAP_ANONYMOUS
                 | libc::MAP_NORESERVE
-                | (self.flags & libc::MAP_32BIT),
+                | (self.flags & MAP_32BIT),
             fd: None,
             align: page(),
         };

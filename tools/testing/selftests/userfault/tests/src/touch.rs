@@ -2,38 +2,20 @@
 
 //! Accesses to memory that may raise a signal, and what was raised.
 //!
-//! Three functions in assembly hold one access each, as their first instruction.  When it faults,
-//! the signal handler notes what happened and lets the function go on at its other end.
+//! Three functions in assembly (see [`crate::arch`]) hold one access each, as their first
+//! instruction.  When it faults, the signal handler notes what happened and lets the function go on
+//! at its other end.
 
+use crate::arch::{program_counter, set_program_counter};
 use nix::sys::signal::Signal;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Once;
 
-#[cfg(not(target_arch = "x86_64"))]
-compile_error!("touch.rs: write the accesses for this architecture");
-
-std::arch::global_asm!(
-    "uft_load:",
-    "    movzx eax, byte ptr [rdi]",
-    "    ret",
-    "uft_store:",
-    "    mov byte ptr [rdi], sil",
-    "    xor eax, eax",
-    "    ret",
-    "uft_copy:",
-    "    rep movsq",
-    "    xor eax, eax",
-    "    ret",
-    "uft_fault:",
-    "    mov eax, 0x100",
-    "    ret",
-);
-
 extern "C" {
     fn uft_load(addr: usize) -> u32;
     fn uft_store(addr: usize, value: u8) -> u32;
-    /// The instruction takes its three operands from where these arguments are passed.
+    /// x86's instruction takes its three operands from where these arguments are passed.
     fn uft_copy(to: *mut u64, from: usize, unused: usize, words: usize) -> u32;
     fn uft_fault();
 }
@@ -162,16 +144,15 @@ extern "C" fn on_fault(
         }
     }
 
-    let pc = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
     if [
         uft_load as *const () as usize,
         uft_store as *const () as usize,
         uft_copy as *const () as usize,
     ]
-    .contains(&(*pc as usize))
+    .contains(&program_counter(context))
     {
         LAST.set(Some(fault));
-        *pc = uft_fault as *const () as usize as i64;
+        set_program_counter(context, uft_fault as *const () as usize);
         return;
     }
     // No access of a test's: the same fault comes again and kills.
