@@ -105,6 +105,15 @@ impl Pte {
     }
 }
 
+/// The levels of page tables above pte tables, from the root on.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Level {
+    Pgd,
+    P4d,
+    Pud,
+    Pmd,
+}
+
 /// What the page tables hold at an address.
 pub enum Entry<'a> {
     /// No pte table, and no entry up to the address `end`.
@@ -131,26 +140,48 @@ pub struct Pmd<'a> {
 }
 
 impl<'a> AnonRange<'a> {
+    /// Where what an entry of a level covers ends, or the range does.
+    ///
+    /// A level that is folded into the one above it knows of no end, so those above count too.
+    #[cold]
+    fn end_of(self, level: Level) -> usize {
+        let address = self.start();
+        // SAFETY: These functions are always safe to call.
+        unsafe {
+            let mut end = bindings::pgd_addr_end(address, self.end());
+            if level >= Level::P4d {
+                end = bindings::p4d_addr_end(address, end);
+            }
+            if level >= Level::Pud {
+                end = bindings::pud_addr_end(address, end);
+            }
+            if level >= Level::Pmd {
+                end = bindings::pmd_addr_end(address, end);
+            }
+            end
+        }
+    }
+
     /// Finds the slot of a pmd table that maps the first address; where an upper level is empty,
     /// returns where that ends, or the range does.
     #[inline(always)]
     fn walk(self) -> Result<Pmd<'a>, usize> {
-        let (address, end) = (self.start(), self.end());
+        let address = self.start();
         // SAFETY: The address lies in the vma, which is locked. Private anonymous memory has
         // neither huge pages above the pmd level nor shared page tables: upper levels that are
         // there stay.
         let pmd = unsafe {
             let pgd = bindings::pgd_offset(self.vma().mm().as_raw(), address);
             if bindings::pgd_none(bindings::pgdp_get(pgd)) != 0 {
-                return Err(bindings::pgd_addr_end(address, end));
+                return Err(self.end_of(Level::Pgd));
             }
             let p4d = bindings::p4d_offset(pgd, address);
             if bindings::p4d_none(bindings::p4dp_get(p4d)) != 0 {
-                return Err(bindings::p4d_addr_end(address, end));
+                return Err(self.end_of(Level::P4d));
             }
             let pud = bindings::pud_offset(p4d, address);
             if bindings::pud_none(bindings::pudp_get(pud)) != 0 {
-                return Err(bindings::pud_addr_end(address, end));
+                return Err(self.end_of(Level::Pud));
             }
             bindings::pmd_offset(pud, address)
         };
@@ -184,7 +215,7 @@ impl<'a> AnonRange<'a> {
                 bindings::spin_unlock(ptl);
                 if bindings::pmd_none(val) != 0 {
                     return Entry::Empty {
-                        end: bindings::pmd_addr_end(self.start(), self.end()),
+                        end: self.end_of(Level::Pmd),
                     };
                 }
             }
