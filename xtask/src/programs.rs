@@ -56,7 +56,7 @@ pub fn tests_of(ctx: &Ctx, selftests: &Path, objects: &Path) -> Result<Vec<PathB
     Job { ctx, name: "tests", what, limit: 20 * MINUTE, hint }.run()?;
     let mut programs = vec![dir.join(target).join("release/userfault-tests")];
     // An older commit of the branch may not have it.
-    if ctx.arch == Arch::X86_64 && selftests.join("userfault-32.c").exists() {
+    if selftests.join("userfault-32.c").exists() {
         // It needs no libc for 32 bits.
         let alone = ["-m32", "-nostdlib", "-ffreestanding", "-fno-pic", "-no-pie", "-fno-stack-protector"];
         programs.push(gcc(ctx, "userfault-32", selftests, objects, &alone)?);

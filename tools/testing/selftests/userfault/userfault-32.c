@@ -5,7 +5,8 @@
  *
  * It prints what it sees; tests/src/compat.rs knows what that has to be. It
  * stands alone, without libc, so that it can be built where only the 64-bit
- * libc is: gcc -m32 -static -nostdlib.
+ * libc is: gcc -m32 -static -nostdlib. It is for i386, and for powerpc with
+ * pages of 4 KiB.
  */
 #include <linux/fcntl.h>
 #include <linux/mman.h>
@@ -18,6 +19,20 @@
 
 #define PAGE		4096
 #define RW		(PROT_READ | PROT_WRITE)
+
+#ifdef __i386__
+
+/* What the functions need that are called with a stack of unknown alignment. */
+#define ENTRY	__attribute__((force_align_arg_pointer))
+
+/* How long the instructions of load() and store() are. */
+#define ACCESS	3
+#define REG	"a"
+
+#define LOAD	"movzbl (%1), %0"
+#define STORE	"movb $1, (%0)"
+
+#define PC(context)	((context)->uc_mcontext.eip)
 
 static long call(long nr, long a, long b, long c, long d, long e, long f)
 {
@@ -35,6 +50,75 @@ static long call(long nr, long a, long b, long c, long d, long e, long f)
 		     : "memory", "cc");
 	return ret;
 }
+
+/* The thread begins with what lies on its stack. */
+static long clone(long flags, void **top)
+{
+	long ret;
+
+	asm volatile("int $0x80\n\t"
+		     "test %%eax, %%eax\n\t"
+		     "jnz 1f\n\t"
+		     "pop %%eax\n\t"
+		     "call *%%eax\n"
+		     "1:"
+		     : "=a" (ret)
+		     : "a" (__NR_clone), "b" (flags), "c" (top), "d" (0),
+		       "S" (0), "D" (0)
+		     : "memory", "cc");
+	return ret;
+}
+
+#else
+
+#define ENTRY
+#define ACCESS	4
+#define REG	"b"
+#define LOAD	"lbz %0, 0(%1)"
+#define STORE	"stb %0, 0(%0)"
+
+#define PC(context)	((context)->uc_regs->mc_gregs[32])
+
+static long call(long nr, long a, long b, long c, long d, long e, long f)
+{
+	register long r0 asm("r0") = nr, r3 asm("r3") = a, r4 asm("r4") = b,
+		      r5 asm("r5") = c, r6 asm("r6") = d, r7 asm("r7") = e,
+		      r8 asm("r8") = f;
+
+	/* An error is positive, and said to be one by a flag. */
+	asm volatile("sc\n\t"
+		     "bns 1f\n\t"
+		     "neg 3, 3\n"
+		     "1:"
+		     : "+r" (r0), "+r" (r3), "+r" (r4), "+r" (r5), "+r" (r6),
+		       "+r" (r7), "+r" (r8)
+		     : : "memory", "cc", "ctr", "r9", "r10", "r11", "r12");
+	return r3;
+}
+
+static long clone(long flags, void **top)
+{
+	register long r0 asm("r0") = __NR_clone, r3 asm("r3") = flags,
+		      r4 asm("r4") = (long)top, r5 asm("r5") = 0,
+		      r6 asm("r6") = 0, r7 asm("r7") = 0;
+
+	asm volatile("sc\n\t"
+		     "cmpwi 3, 0\n\t"
+		     "bne 1f\n\t"
+		     "lwz 0, 0(1)\n\t"
+		     "mtctr 0\n\t"
+		     "li 0, 0\n\t"
+		     "stwu 1, -16(1)\n\t"
+		     "bctrl\n"
+		     "1:"
+		     : "+r" (r0), "+r" (r3), "+r" (r4), "+r" (r5), "+r" (r6),
+		       "+r" (r7)
+		     : : "memory", "cc", "ctr", "lr", "r8", "r9", "r10", "r11",
+			 "r12");
+	return r3;
+}
+
+#endif
 
 static void print(const char *text)
 {
@@ -91,21 +175,18 @@ static int seen, code;
 static char *addr, *area, *source;
 static long moved;
 
-/*
- * Accesses of one byte. The instruction is three bytes long in both, so that
- * the handler can step over it.
- */
+/* Accesses of one byte, by an instruction that the handler can step over. */
 static int load(const char *from)
 {
 	int byte;
 
-	asm volatile("movzbl (%1), %0" : "=a" (byte) : "a" (from) : "memory");
+	asm volatile(LOAD : "=" REG (byte) : REG (from) : "memory");
 	return byte;
 }
 
 static void store(char *to)
 {
-	asm volatile("movb $1, (%0)" : : "a" (to) : "memory");
+	asm volatile(STORE : : REG (to) : "memory");
 }
 
 /* What rt_sigaction takes, which is not the header's struct sigaction. */
@@ -124,7 +205,7 @@ static void handler(int signal, siginfo_t *info, struct ucontext *context)
 	if (source)
 		moved = remap((char *)((long)addr & -PAGE), source, PAGE, 0);
 	else
-		context->uc_mcontext.eip += 3;
+		PC(context) += ACCESS;
 }
 
 static void say_access(const char *what)
@@ -160,7 +241,7 @@ static long write_words(unsigned long start, unsigned long end)
 }
 
 /* A thread that serves faults until the program ends. */
-__attribute__((force_align_arg_pointer)) static void serve(void)
+ENTRY static void serve(void)
 {
 	unsigned long long at;
 
@@ -172,26 +253,14 @@ __attribute__((force_align_arg_pointer)) static void serve(void)
 	call(__NR_exit_group, 1, 0, 0, 0, 0, 0);
 }
 
-/* The thread begins with what lies on its stack. */
 static long start(void (*run)(void), char *stack)
 {
 	long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
 		     CLONE_THREAD | CLONE_SYSVSEM;
-	void **top = (void **)stack - 1;
-	long ret;
+	void **top = (void **)stack - 4;
 
 	*top = run;
-	asm volatile("int $0x80\n\t"
-		     "test %%eax, %%eax\n\t"
-		     "jnz 1f\n\t"
-		     "pop %%eax\n\t"
-		     "call *%%eax\n"
-		     "1:"
-		     : "=a" (ret)
-		     : "a" (__NR_clone), "b" (flags), "c" (top), "d" (0),
-		       "S" (0), "D" (0)
-		     : "memory", "cc");
-	return ret;
+	return clone(flags, top);
 }
 
 static void be_served(void)
@@ -223,7 +292,7 @@ static void be_served(void)
 }
 
 /* Where the kernel begins, with a stack that is aligned in another way. */
-__attribute__((force_align_arg_pointer)) void _start(void)
+ENTRY void _start(void)
 {
 	char *pages = map(2 * PAGE, -1);
 	long fd = call(__NR_open, (long)"/proc/self/exe", O_RDONLY, 0, 0, 0, 0);

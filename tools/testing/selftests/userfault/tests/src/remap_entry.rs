@@ -39,7 +39,7 @@ fn call_32(number: i64, args: [u64; 4]) -> nix::Result<i32> {
 }
 
 /// Skips the test where 32-bit programs cannot run.
-pub fn ensure_32() -> Outcome {
+fn ensure_32() -> Outcome {
     const NR_GETPID_32: i64 = 20;
     let ended = in_child(|| {
         // SAFETY: Resetting a signal has no preconditions.

@@ -9,7 +9,7 @@ use crate::race::{Race, TIME};
 use crate::register;
 use crate::remap_race_memory::{migrated_meanwhile, reclaimed_meanwhile};
 use crate::special::huge_pages;
-use crate::sys::{page, pmd_pages, remap, Area, Map, MADV_COLLAPSE};
+use crate::sys::{page, pmd, pmd_pages, remap, Area, Map, MADV_COLLAPSE};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use std::cell::Cell;
@@ -150,6 +150,8 @@ fn destination_changes(fill: impl Fn(&Area) + Sync) -> Outcome {
         let disturber = scope.spawn(|| -> Outcome {
             while !done.load(Ordering::Relaxed) {
                 fill(&dst);
+                // To clear a huge page takes its time; to be in the way is to take some too.
+                std::thread::sleep(Duration::from_micros((pmd() >> 12) as u64));
                 dst.advise(libc::MADV_DONTNEED)?;
             }
             Ok(())
