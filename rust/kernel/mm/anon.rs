@@ -87,8 +87,8 @@ impl VmaRef {
     }
 
     /// Whether a page is kept and accessible in the same way in `other`: both are mlocked
-    /// (`VM_LOCKED`, with `MLOCK_ONFAULT` too) or none is, and both give their page-table entries the
-    /// same access, caching and protection key.
+    /// (`VM_LOCKED`, with `MLOCK_ONFAULT` too) or none is, and both give their page-table entries
+    /// the same access, caching and protection key.
     #[inline]
     pub fn keeps_pages_like(&self, other: &VmaRef) -> bool {
         if (self.flags() ^ other.flags()) & (ACCESS | bindings::VM_LOCKED) != 0 {

@@ -119,9 +119,9 @@ impl<'f, U: Unit> Locked<'f, U> {
     #[inline]
     pub fn take(mut self) -> Taken<'f, U> {
         let old = self.unit.clear();
-        // gup_fast pins, then looks at the entry again. Here it is the other way round, and the look
-        // at the pins must not come before the entry is clear, which is not ordered by itself on
-        // every architecture. Pairs with the barrier in C's `try_grab_folio_fast()`.
+        // gup_fast pins, then looks at the entry again. Here it is the other way round, and the
+        // look at the pins must not come before the entry is clear, which is not ordered by itself
+        // on every architecture. Pairs with the barrier in C's `try_grab_folio_fast()`.
         smp_mb_after_atomic();
         // INVARIANT: The entries were just cleared.
         Taken {

@@ -34,7 +34,7 @@ std::arch::global_asm!(
     "    blr",
 );
 
-/// The place of the program counter among the registers that a signal saves: the C header's `PT_NIP`.
+/// The place of the program counter among the registers that a signal saves: C's `PT_NIP`.
 const NIP: usize = 32;
 
 /// Where a signal has found the program.

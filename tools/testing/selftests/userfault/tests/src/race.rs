@@ -117,8 +117,8 @@ impl Race {
         })
     }
 
-    /// As many folios of several pages as lie in one table on both sides, where the other side is not
-    /// aligned to them.  They move whole.
+    /// As many folios of several pages as lie in one table on both sides, where the other side is
+    /// not aligned to them.  They move whole.
     pub fn folios() -> anyhow::Result<Self> {
         const OFFSET: usize = 5;
         let folio = folio_pages();
