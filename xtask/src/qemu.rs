@@ -27,9 +27,12 @@ impl Accel {
         }
     }
 
-    fn arguments(self) -> &'static [&'static str] {
+    fn arguments(self, arch: Arch) -> &'static [&'static str] {
         match self {
             Accel::Kvm => &["-accel", "kvm"],
+            // The QEMU of Debian 12 does not wait until what a processor of powerpc flushes from the
+            // TLB is gone from that of another, which writes to pages meanwhile. They take turns.
+            Accel::Tcg if arch == Arch::Powerpc => &["-accel", "tcg,thread=single"],
             Accel::Tcg => &["-accel", "tcg,thread=multi"],
             Accel::Icount => &["-accel", "tcg,thread=single", "-icount", "shift=0,align=off,sleep=off"],
         }
@@ -102,7 +105,7 @@ impl Machine<'_> {
                 .to_vec();
         args.push(append);
         args.extend(["-smp".into(), format!("{0},sockets={0},cores=1", self.processors)]);
-        args.extend(self.accel.arguments().iter().map(|a| a.to_string()));
+        args.extend(self.accel.arguments(ctx.arch).iter().map(|a| a.to_string()));
         args.extend(platform.options);
         for (option, path) in [("-kernel", self.image), ("-initrd", self.initramfs)] {
             args.extend([option.to_string(), path.display().to_string()]);

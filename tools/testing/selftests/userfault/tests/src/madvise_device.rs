@@ -95,8 +95,9 @@ fn d08_device_fills_no_hole_beside_pages() -> Outcome {
     let far = 500.min(pmd_pages() - 2);
     area.page(7).fill(7);
     area.page(far).fill(500);
-    area.advise(libc::MADV_HUGEPAGE)?;
+    // Before khugepaged has a look at it.
     area.mark()?;
+    area.advise(libc::MADV_HUGEPAGE)?;
     ensure_eq!(device.take(*area), Err(Errno::ENOENT));
     for (index, part) in area.each_page().enumerate() {
         match index {
