@@ -71,7 +71,8 @@ fn x86(accel: Accel) -> Platform {
     Platform { options: vec!["-cpu".into(), cpu.into()], words }
 }
 
-/// A partition of a POWER server. TCG has no protection against the leaks of real processors.
+/// A partition of a POWER server, with two nodes, between which pages can migrate. TCG has no protection
+/// against the leaks of real processors.
 fn pseries(machine: cli::Machine) -> Platform {
     use cli::Machine::{Power10, Power8, Power9, Power9Hash};
 
@@ -89,7 +90,14 @@ fn pseries(machine: cli::Machine) -> Platform {
     if let Power9Hash = machine {
         words.push("disable_radix");
     }
-    Platform { options: vec!["-M".into(), kind, "-cpu".into(), cpu.into()], words }
+    let mut options = vec!["-M".into(), kind, "-cpu".into(), cpu.into()];
+    for node in 0..2 {
+        options.push("-object".into());
+        options.push(format!("memory-backend-ram,id=ram{node},size=2G"));
+        options.push("-numa".into());
+        options.push(format!("node,nodeid={node},memdev=ram{node},cpus={node}"));
+    }
+    Platform { options, words }
 }
 
 impl Machine<'_> {
