@@ -14,70 +14,24 @@
 #include <linux/signal.h>
 #include <linux/unistd.h>
 #include <linux/userfault.h>
+#include <asm/ptrace.h>
 #include <asm/sigcontext.h>
 #include <asm/ucontext.h>
 
 #define PAGE		4096
 #define RW		(PROT_READ | PROT_WRITE)
 
-#ifdef __i386__
-
-/* What the functions need that are called with a stack of unknown alignment. */
-#define ENTRY	__attribute__((force_align_arg_pointer))
-
-/* How long the instructions of load() and store() are. */
-#define ACCESS	3
-#define REG	"a"
-
-#define LOAD	"movzbl (%1), %0"
-#define STORE	"movb $1, (%0)"
-
-#define PC(context)	((context)->uc_mcontext.eip)
-
-static long call(long nr, long a, long b, long c, long d, long e, long f)
-{
-	long args[] = { nr, f };
-	long ret;
-
-	/* The sixth argument goes into the register that holds the frame. */
-	asm volatile("push %%ebp\n\t"
-		     "mov 4(%%eax), %%ebp\n\t"
-		     "mov (%%eax), %%eax\n\t"
-		     "int $0x80\n\t"
-		     "pop %%ebp"
-		     : "=a" (ret)
-		     : "a" (args), "b" (a), "c" (b), "d" (c), "S" (d), "D" (e)
-		     : "memory", "cc");
-	return ret;
-}
-
-/* The thread begins with what lies on its stack. */
-static long clone(long flags, void **top)
-{
-	long ret;
-
-	asm volatile("int $0x80\n\t"
-		     "test %%eax, %%eax\n\t"
-		     "jnz 1f\n\t"
-		     "pop %%eax\n\t"
-		     "call *%%eax\n"
-		     "1:"
-		     : "=a" (ret)
-		     : "a" (__NR_clone), "b" (flags), "c" (top), "d" (0),
-		       "S" (0), "D" (0)
-		     : "memory", "cc");
-	return ret;
-}
-
-#else
+/*
+ * What differs: ENTRY is for functions that are called with a stack of unknown
+ * alignment, ACCESS is how long the instructions of load() and store() are,
+ * which access one byte and which the handler steps over, and a thread begins
+ * with what lies on its stack.
+ */
+#ifdef PT_NIP	/* powerpc */
 
 #define ENTRY
 #define ACCESS	4
-#define REG	"b"
-#define LOAD	"lbz %0, 0(%1)"
-#define STORE	"stb %0, 0(%0)"
-
-#define PC(context)	((context)->uc_regs->mc_gregs[32])
+#define PC(context)	((context)->uc_regs->mc_gregs[PT_NIP])
 
 static long call(long nr, long a, long b, long c, long d, long e, long f)
 {
@@ -116,6 +70,72 @@ static long clone(long flags, void **top)
 		     : : "memory", "cc", "ctr", "lr", "r8", "r9", "r10", "r11",
 			 "r12");
 	return r3;
+}
+
+static int load(const char *from)
+{
+	int byte;
+
+	asm volatile("lbz %0, 0(%1)" : "=r" (byte) : "b" (from) : "memory");
+	return byte;
+}
+
+static void store(char *to)
+{
+	asm volatile("stb %0, 0(%0)" : : "b" (to) : "memory");
+}
+
+#else		/* i386 */
+
+#define ENTRY	__attribute__((force_align_arg_pointer))
+#define ACCESS	3
+#define PC(context)	((context)->uc_mcontext.eip)
+
+static long call(long nr, long a, long b, long c, long d, long e, long f)
+{
+	long args[] = { nr, f };
+	long ret;
+
+	/* The sixth argument goes into the register that holds the frame. */
+	asm volatile("push %%ebp\n\t"
+		     "mov 4(%%eax), %%ebp\n\t"
+		     "mov (%%eax), %%eax\n\t"
+		     "int $0x80\n\t"
+		     "pop %%ebp"
+		     : "=a" (ret)
+		     : "a" (args), "b" (a), "c" (b), "d" (c), "S" (d), "D" (e)
+		     : "memory", "cc");
+	return ret;
+}
+
+static long clone(long flags, void **top)
+{
+	long ret;
+
+	asm volatile("int $0x80\n\t"
+		     "test %%eax, %%eax\n\t"
+		     "jnz 1f\n\t"
+		     "pop %%eax\n\t"
+		     "call *%%eax\n"
+		     "1:"
+		     : "=a" (ret)
+		     : "a" (__NR_clone), "b" (flags), "c" (top), "d" (0),
+		       "S" (0), "D" (0)
+		     : "memory", "cc");
+	return ret;
+}
+
+static int load(const char *from)
+{
+	int byte;
+
+	asm volatile("movzbl (%1), %0" : "=a" (byte) : "a" (from) : "memory");
+	return byte;
+}
+
+static void store(char *to)
+{
+	asm volatile("movb $1, (%0)" : : "a" (to) : "memory");
 }
 
 #endif
@@ -174,20 +194,6 @@ static long remap(char *dst, char *src, long len, long flags)
 static int seen, code;
 static char *addr, *area, *source;
 static long moved;
-
-/* Accesses of one byte, by an instruction that the handler can step over. */
-static int load(const char *from)
-{
-	int byte;
-
-	asm volatile(LOAD : "=" REG (byte) : REG (from) : "memory");
-	return byte;
-}
-
-static void store(char *to)
-{
-	asm volatile(STORE : : REG (to) : "memory");
-}
 
 /* What rt_sigaction takes, which is not the header's struct sigaction. */
 static struct {
