@@ -116,6 +116,13 @@ pub enum Command {
     Help,
 }
 
+impl Command {
+    /// Whether it knows of no other architecture.
+    pub fn is_for_x86(self) -> bool {
+        matches!(self, Self::Bench | Self::CheckUpstream | Self::Off | Self::BisectCheck)
+    }
+}
+
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
 pub enum Arch {
     #[value(name = "x86_64", alias = "x86")]

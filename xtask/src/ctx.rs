@@ -71,10 +71,12 @@ impl Ctx {
             keep: cli.keep != 0,
             ui: Rc::new(Ui::new(cli.verbosity > 0)),
         };
-        match (ctx.arch, ctx.config) {
-            (Arch::X86_64, Config::Pages4k) => bail!("CONFIG=4k is for ARCH=powerpc: x86_64 has no other"),
-            (Arch::Powerpc, Config::Debug) => bail!("CONFIG=debug is for ARCH=x86_64 only, so far"),
-            _ => {}
+        let x86 = ctx.arch == Arch::X86_64;
+        if x86 && (ctx.config == Config::Pages4k || ctx.machine.is_some()) {
+            bail!("CONFIG=4k and MACHINE are for ARCH=powerpc");
+        }
+        if !x86 && (ctx.config == Config::Debug || cli.command.is_for_x86()) {
+            bail!("CONFIG=debug, bench, check-upstream, off and bisect-check are for ARCH=x86_64");
         }
         for dir in [ctx.state(), ctx.logs(), ctx.cache.clone()] {
             std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
