@@ -171,7 +171,11 @@ fn destination_changes(fill: impl Fn(&Area) + Sync) -> Outcome {
                     // A huge page where it was one.
                     src.advise(libc::MADV_DONTNEED)?;
                     src.fill_pages(1);
-                    moved += 1;
+                    // A short count says that something was in the way of the next page.
+                    match gone == from.nr_pages() {
+                        true => moved += 1,
+                        false => occupied += 1,
+                    }
                 }
                 Err(Errno::EEXIST) => occupied += 1,
                 Err(error) => anyhow::bail!("remap_anon_pages of {range:?}: {error}"),
