@@ -3,7 +3,7 @@
 //! `make check`: all tests, of the host's side and in the booted kernel, and one line at the end.
 
 use crate::boot;
-use crate::cli::{Arch, Config, Machine};
+use crate::cli::{self, Arch, Config, Machine};
 use crate::console::Line;
 use crate::ctx::Ctx;
 use crate::guest::{words, Guest};
@@ -102,7 +102,7 @@ fn machines(ctx: &Ctx) -> Vec<Option<Machine>> {
 
 /// What needs the booted kernel.
 fn booted(ctx: &Ctx, report: &mut Report) {
-    let on = ctx.machine.map_or(String::new(), |m| format!("{}, {}: ", ctx.config.name(), m.name()));
+    let on = ctx.machine.map_or(String::new(), |m| format!("{}, {}: ", cli::name(ctx.config), cli::name(m)));
     let moved = programs::test_program(ctx)
         .and_then(|program| boot::test_program(ctx, &ctx.objects(), "boot", &program, ctx.size, |_| ()));
     report.add(ctx, &format!("{on}the test program"), moved);

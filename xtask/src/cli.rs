@@ -189,6 +189,11 @@ impl Arch {
     }
 }
 
+/// What a value is called on the command line.
+pub fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+}
+
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
 pub enum Config {
     Plain,
@@ -196,16 +201,6 @@ pub enum Config {
     /// Pages of 4 KiB, where the plain kernel has 64 KiB.
     #[value(name = "4k")]
     Pages4k,
-}
-
-impl Config {
-    pub fn name(self) -> &'static str {
-        match self {
-            Config::Plain => "plain",
-            Config::Debug => "debug",
-            Config::Pages4k => "4k",
-        }
-    }
 }
 
 /// A machine of powerpc, by its processor and how that finds its page tables.
@@ -220,17 +215,6 @@ pub enum Machine {
     Power9Hash,
     /// The hash table; it has nothing else.
     Power8,
-}
-
-impl Machine {
-    pub fn name(self) -> &'static str {
-        match self {
-            Machine::Power9 => "power9",
-            Machine::Power10 => "power10",
-            Machine::Power9Hash => "power9-hash",
-            Machine::Power8 => "power8",
-        }
-    }
 }
 
 /// A release of Debian that the README names.

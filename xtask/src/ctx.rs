@@ -2,7 +2,7 @@
 
 //! What every command needs to know: where things are, and what was asked for.
 
-use crate::cli::{Arch, Cli, Config, Machine, Release};
+use crate::cli::{self, Arch, Cli, Config, Machine, Release};
 use crate::ui::Ui;
 use anyhow::{bail, Context, Result};
 use std::path::{Path, PathBuf};
@@ -93,7 +93,7 @@ impl Ctx {
     pub fn objects(&self) -> PathBuf {
         let mut name = self.arch.name().to_string();
         if self.config != Config::Plain {
-            name = format!("{name}-{}", self.config.name());
+            name = format!("{name}-{}", cli::name(self.config));
         }
         if !self.without.is_empty() {
             name += "-without";

@@ -2,7 +2,7 @@
 
 //! Boots the kernel, runs one thing in it, and says how that went.
 
-use crate::cli::Arch;
+use crate::cli::{self, Arch};
 use crate::console::{Console, Line};
 use crate::ctx::Ctx;
 use crate::initramfs;
@@ -68,7 +68,7 @@ impl<'a> Guest<'a> {
         };
         let mut kernel = self.objects.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if let Some(machine) = ctx.machine {
-            kernel = format!("{kernel}-{}", machine.name());
+            kernel = format!("{kernel}-{}", cli::name(machine));
         }
         ctx.ui.step("boot", &format!("{} ({kernel}), {}", self.name, accel.name()));
         let words = format!("userfault.run={} {}", self.command.join(","), self.words);

@@ -2,7 +2,7 @@
 
 //! `make kernel`: the build, in a folder of its own beside the tree.
 
-use crate::cli::Cli;
+use crate::cli::{self, Cli};
 use crate::ctx::Ctx;
 use crate::run::{Job, MINUTE};
 use crate::toolchain::{self, Toolchain};
@@ -127,7 +127,7 @@ pub fn prepare(ctx: &Ctx) -> Result<bool> {
 
 /// Configures and builds the kernel that the command line asks for.
 pub fn build(ctx: &Ctx) -> Result<()> {
-    let mut kind = ctx.config.name().to_string();
+    let mut kind = cli::name(ctx.config);
     if !ctx.without.is_empty() {
         kind = format!("{kind}, without {}", ctx.without.join(" "));
     }

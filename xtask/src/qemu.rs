@@ -57,8 +57,7 @@ struct Platform {
     words: Vec<&'static str>,
 }
 
-/// A PC. Without ACPI the kernel learns of processors from the BIOS's table, which has one per socket:
-/// so has every platform.
+/// A PC.
 fn x86(accel: Accel) -> Platform {
     let mut words = vec!["console=ttyS0,115200"];
     if accel == Accel::Icount {
@@ -112,6 +111,7 @@ impl Machine<'_> {
                 .map(String::from)
                 .to_vec();
         args.push(append);
+        // Without ACPI a PC's kernel learns of processors from the BIOS's table, which has one per socket.
         args.extend(["-smp".into(), format!("{0},sockets={0},cores=1", self.processors)]);
         args.extend(self.accel.arguments(ctx.arch).iter().map(|a| a.to_string()));
         args.extend(platform.options);

@@ -6,7 +6,7 @@
 
 pub const SYS_pkey_alloc: libc::c_long = 384;
 pub const SYS_pkey_mprotect: libc::c_long = 386;
-/// There are no 32-bit programs, and mmap has no such flag.
+/// mmap has no such flag.
 pub const MAP_32BIT: libc::c_int = 0;
 
 // Each access is the first instruction of its function.
