@@ -480,8 +480,10 @@ impl Remap {
         let src = vmas.src.range(self.request.own_src(self.moved));
         match stop {
             Stop::End => Ok(Step::Continue),
-            Stop::NoTable if self.request.go_on(self.moved) => Ok(Step::Continue),
-            Stop::NoTable => self.step_aside(dst, src),
+            Stop::NoTable => match self.request.go_on(self.moved) {
+                true => Ok(Step::Continue),
+                false => self.step_aside(dst, src),
+            },
             Stop::Error(e) => Err(e),
             Stop::Contended(folio) => Ok(Step::Wait(folio)),
             Stop::Large(folio) => self.split(folio),

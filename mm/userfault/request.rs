@@ -35,7 +35,7 @@ pub(crate) struct Request {
     allow_holes: bool,
     wake: bool,
     limit: usize,
-    /// How much of the source lies before the destination.
+    /// How far into the source the call goes before the ranges overlap.
     own_src: usize,
 }
 
