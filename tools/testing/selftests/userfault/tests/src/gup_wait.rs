@@ -5,7 +5,7 @@
 
 use crate::gup::{Benchmark, How, Kind, Pin, Pins};
 use crate::harness::Outcome;
-use crate::knobs::mount_at;
+use crate::knobs::{mount_at, number, set, TRACER};
 use crate::proc::{ensure_holes, ensure_present, has_symbol};
 use crate::process::{interrupt, must_end};
 use crate::range::{resolve, LetGo, Range};
@@ -203,23 +203,15 @@ fn c43_interrupts_off_for_a_window() -> Outcome {
     }
     let benchmark = Benchmark::open()?;
     let tracing = mount_at("/sys/kernel/tracing", "tracefs")?;
-    let (tracer, longest) = (
-        tracing.join("current_tracer"),
-        tracing.join("tracing_max_latency"),
-    );
     let tracers = fs::read_to_string(tracing.join("available_tracers"))?;
     if !tracers.split_whitespace().any(|name| name == "irqsoff") {
         crate::skip!("this kernel has no tracer of interrupts that are off");
     }
     let area = Map::bytes(1 << 30).map()?;
     area.advise(libc::MADV_POPULATE_WRITE).context("populate")?;
-    fs::write(&tracer, "irqsoff").context("irqsoff")?;
-    let reset = fs::write(&longest, "0").context("tracing_max_latency");
-    let all = benchmark.run(Kind::GetFast, *area, area.nr_pages());
-    let off = fs::read_to_string(&longest).context("tracing_max_latency");
-    fs::write(&tracer, "nop").context("nop")?;
-    reset?;
-    let (all, off): (u64, u64) = (all? / 1000, off?.trim().parse()?);
+    set(TRACER, "irqsoff")?;
+    let all = benchmark.run(Kind::GetFast, *area, area.nr_pages())? / 1000;
+    let off = number(&tracing.join("tracing_max_latency").to_string_lossy())?;
     println!("# interrupts were off for {off} of {all} microseconds at most");
     ensure!(off < all / 4, "interrupts were off for {off} of {all} us");
     Ok(())

@@ -15,8 +15,11 @@ use std::path::{Path, PathBuf};
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 const KSM: &str = "/sys/kernel/mm/ksm";
 
-/// Files that hold a number or, in brackets, one of several words.
-const KNOBS: [&str; 19] = [
+/// Which tracer runs.
+pub const TRACER: &str = "/sys/kernel/tracing/current_tracer";
+
+/// Files that hold a number, a word or, in brackets, one of several words.
+const KNOBS: [&str; 20] = [
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/kernel/mm/transparent_hugepage/defrag",
     "/sys/kernel/mm/transparent_hugepage/use_zero_page",
@@ -36,6 +39,7 @@ const KNOBS: [&str; 19] = [
     "/proc/sys/vm/nr_hugepages",
     "/proc/sys/vm/overcommit_memory",
     "/proc/sys/vm/unprivileged_userfaultfd",
+    TRACER,
 ];
 
 /// The settings as they were.
