@@ -119,7 +119,8 @@ pub enum Command {
 impl Command {
     /// Whether it knows of no other architecture.
     pub fn is_for_x86(self) -> bool {
-        matches!(self, Self::Bench | Self::CheckUpstream | Self::Off | Self::BisectCheck)
+        use Command::{Bench, BisectCheck, CheckFresh, CheckUpstream, Off};
+        matches!(self, Bench | BisectCheck | CheckFresh | CheckUpstream | Off)
     }
 }
 

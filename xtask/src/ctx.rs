@@ -76,7 +76,9 @@ impl Ctx {
             bail!("CONFIG=4k and MACHINE are for ARCH=powerpc");
         }
         if !x86 && (ctx.config == Config::Debug || cli.command.is_for_x86()) {
-            bail!("CONFIG=debug, bench, check-upstream, off and bisect-check are for ARCH=x86_64");
+            bail!(
+                "CONFIG=debug, bench, bisect-check, check-fresh, check-upstream and off are for ARCH=x86_64"
+            );
         }
         for dir in [ctx.state(), ctx.logs(), ctx.cache.clone()] {
             std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;

@@ -63,9 +63,9 @@ pub fn busybox(ctx: &Ctx) -> Result<PathBuf> {
         return Ok(found);
     }
     let package = fetch(ctx, "busybox-static", arch, &[suite])?;
-    let what = duct::cmd!("dpkg-deb", "-x", package, &dir);
-    let hint = "remove the package and run again";
-    Job { ctx, name: "unpack-busybox", what, limit: MINUTE, hint }.run()?;
+    let what = duct::cmd!("dpkg-deb", "-x", &package, &dir);
+    let hint = format!("remove {} and run again", dir.display());
+    Job { ctx, name: "unpack-busybox", what, limit: MINUTE, hint: &hint }.run()?;
     found().context("Debian's package busybox-static holds no busybox")
 }
 
@@ -84,7 +84,7 @@ pub fn mirrors() -> Result<Mirrors> {
     Ok(Mirrors { main: first(false).context("apt has no mirror of Debian")?, security: first(true) })
 }
 
-/// Downloads a package of an architecture, out of the first of the suites that has it.
+/// Downloads a package of an architecture: the newest that one of the suites has.
 fn fetch(ctx: &Ctx, package: &str, arch: &str, suites: &[&str]) -> Result<PathBuf> {
     let dir = ctx.cache.join("apt").join(arch);
     for sub in ["lists/partial", "cache/archives/partial", "parts"] {
