@@ -16,8 +16,8 @@ pub struct Cli {
     #[arg(long, env = "ARCH", value_enum, default_value_t = Arch::X86_64, global = true)]
     pub arch: Arch,
 
-    /// Which kernel: the plain one, the one with every checker switched on, or, of powerpc, the one
-    /// with pages of 4 KiB.
+    /// Which kernel: the plain one, the one with every checker switched on, one that differs in what
+    /// else the kernel has, or, of powerpc, the one with pages of 4 KiB.
     #[arg(long, env = "CONFIG", value_enum, default_value_t = Config::Plain, global = true)]
     pub config: Config,
 
@@ -199,6 +199,17 @@ pub fn name(value: impl ValueEnum) -> String {
 pub enum Config {
     Plain,
     Debug,
+    /// Data races.
+    Kcsan,
+    /// No huge pages.
+    Nothp,
+    /// No swap.
+    Noswap,
+    PreemptRt,
+    /// One processor.
+    Up,
+    /// What Debian's kernel has for memory, security and tracing.
+    Distro,
     /// Pages of 4 KiB, where the plain kernel has 64 KiB.
     #[value(name = "4k")]
     Pages4k,

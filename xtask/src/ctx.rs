@@ -75,10 +75,11 @@ impl Ctx {
         if x86 && (ctx.config == Config::Pages4k || ctx.machine.is_some()) {
             bail!("CONFIG=4k and MACHINE are for ARCH=powerpc");
         }
-        if !x86 && (ctx.config == Config::Debug || cli.command.is_for_x86()) {
-            bail!(
-                "CONFIG=debug, bench, bisect-check, check-fresh, check-upstream and off are for ARCH=x86_64"
-            );
+        if !x86 && !matches!(ctx.config, Config::Plain | Config::Pages4k) {
+            bail!("powerpc has CONFIG=plain and CONFIG=4k only");
+        }
+        if !x86 && cli.command.is_for_x86() {
+            bail!("bench, bisect-check, check-fresh, check-upstream and off are for ARCH=x86_64");
         }
         for dir in [ctx.state(), ctx.logs(), ctx.cache.clone()] {
             std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;

@@ -3,7 +3,7 @@
 //! Kernel configurations: tinyconfig plus our fragments, and the proof that each line of a
 //! fragment is in the result (Kconfig drops silently what it cannot have).
 
-use crate::cli::Config;
+use crate::cli::{self, Config};
 use crate::ctx::Ctx;
 use crate::git::Git;
 use crate::kernel::Kbuild;
@@ -22,8 +22,8 @@ pub fn fragments(ctx: &Ctx, config: Config) -> Vec<PathBuf> {
     ];
     match config {
         Config::Plain => {}
-        Config::Debug => list.push(ctx.selftests().join("config.debug")),
         Config::Pages4k => list.push(ctx.root.join("arch/powerpc/configs/userfault-4k.config")),
+        _ => list.push(ctx.selftests().join(format!("config.{}", cli::name(config)))),
     }
     list
 }

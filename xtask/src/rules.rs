@@ -84,11 +84,9 @@ impl<'a> Rules<'a> {
     fn licences(&self) -> Result<()> {
         let mut bad = Vec::new();
         for (path, file) in &self.ours {
-            let named = ["config", "config.debug", "settings", "Cargo.lock"]
-                .iter()
-                .any(|n| path.ends_with(&format!("/{n}")));
-            let fragment =
-                path.ends_with(".config") || path.ends_with(".gitignore") || path.ends_with(".kunitconfig");
+            let named = ["config", "settings", "Cargo.lock"].iter().any(|n| path.ends_with(&format!("/{n}")));
+            let fragment = path.contains("/config.")
+                || [".config", ".gitignore", ".kunitconfig"].iter().any(|end| path.ends_with(end));
             let text = String::from_utf8_lossy(&crate::util::read(&file.source)?).into_owned();
             let has = text.lines().take(3).any(|l| l.contains("SPDX-License-Identifier:"));
             if !has && !named && !fragment {
