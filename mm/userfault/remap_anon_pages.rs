@@ -423,6 +423,7 @@ impl Remap {
     }
 
     /// Makes way for a huge page, or for its pieces.
+    #[cfg_attr(not(CONFIG_TRANSPARENT_HUGEPAGE), expect(unused_mut, unused_variables))]
     fn step_huge(&mut self, dst: AnonRange<'_>, to: &Entry<'_>, from: &Pmd<'_>) -> Result<Step> {
         if let Entry::Table(to) = to {
             if to.lock_table().is_some_and(|t| !t.first().is_none()) {
