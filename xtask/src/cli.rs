@@ -63,6 +63,14 @@ pub struct Cli {
     #[arg(long, env = "TESTS", value_delimiter = ' ', global = true)]
     pub tests: Vec<String>,
 
+    /// Which random numbers torture begins with.
+    #[arg(long, env = "SEED", default_value_t = 1, global = true)]
+    pub seed: u32,
+
+    /// How many operations torture does; 10 million where none is given, 1 million with CONFIG=debug.
+    #[arg(long, env = "OPS", global = true)]
+    pub ops: Option<u64>,
+
     /// Which Debian check-fresh is to try; both where none is given.
     #[arg(long, env = "FRESH", value_enum, global = true)]
     pub fresh: Option<Release>,
@@ -85,6 +93,8 @@ pub enum Command {
     Check,
     /// Measure what a page costs, ours beside mainline's, in instructions
     Bench,
+    /// Random operations on memory, every page of which is held against a model
+    Torture,
     /// Upstream's own tests of memory management, on a pristine kernel and on ours: any difference
     /// fails
     CheckUpstream,

@@ -47,6 +47,7 @@ mod shell;
 mod state;
 mod tap;
 mod toolchain;
+mod torture;
 mod tree;
 mod tries;
 mod ui;
@@ -75,6 +76,7 @@ fn main() -> std::process::ExitCode {
         Command::Shell => shell::run(&ctx),
         Command::Check => check::run(&ctx),
         Command::Bench => bench::run(&ctx),
+        Command::Torture => torture::run(&ctx),
         Command::CheckUpstream => check_upstream::run(&ctx),
         Command::Lint => lint::run(&ctx),
         Command::Docs => docs::run(&ctx),

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// A cgroup with this process in it.  It goes away when it is dropped.
+/// A cgroup, mostly with this process in it.  It goes away when it is dropped.
 pub struct Cgroup {
     root: PathBuf,
     own: PathBuf,
@@ -19,6 +19,13 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes it and moves this process there.
     pub fn enter() -> anyhow::Result<Self> {
+        let group = Self::new()?;
+        group.add(std::process::id())?;
+        Ok(group)
+    }
+
+    /// Makes it, with nobody in it.
+    pub fn new() -> anyhow::Result<Self> {
         let root = mount_at("/sys/fs/cgroup", "cgroup2")?;
         let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
         if !controllers.split_whitespace().any(|name| name == "memory") {
@@ -27,9 +34,12 @@ impl Cgroup {
         fs::write(root.join("cgroup.subtree_control"), "+memory").context("subtree_control")?;
         let own = root.join(format!("userfault-tests-{}", std::process::id()));
         fs::create_dir(&own).context("mkdir")?;
-        let group = Self { root, own };
-        group.set("cgroup.procs", std::process::id())?;
-        Ok(group)
+        Ok(Self { root, own })
+    }
+
+    /// Moves a process there, by its number.
+    pub fn add(&self, process: u32) -> Outcome {
+        self.set("cgroup.procs", process)
     }
 
     /// Writes a file of it.

@@ -79,6 +79,10 @@ mod special;
 mod swap;
 mod swap_short;
 mod sys;
+mod torture;
+mod torture_area;
+mod torture_model;
+mod torture_op;
 mod touch;
 mod trace;
 mod uffd;
@@ -127,6 +131,28 @@ fn command() -> Command {
                 .help("Measure what the kernel may do in Rust or in C"),
         )
         .arg(
+            Arg::new("torture")
+                .long("torture")
+                .action(ArgAction::SetTrue)
+                .help("Do random operations and hold all memory against a model"),
+        )
+        .arg(
+            Arg::new("ops")
+                .long("ops")
+                .value_name("NUMBER")
+                .value_parser(value_parser!(u64).range(1..))
+                .default_value("10000000")
+                .help("How many operations of --torture"),
+        )
+        .arg(
+            Arg::new("seed")
+                .long("seed")
+                .value_name("NUMBER")
+                .value_parser(value_parser!(u64).range(..1 << 32))
+                .default_value("1")
+                .help("Which operations of --torture"),
+        )
+        .arg(
             Arg::new("timeout")
                 .long("timeout")
                 .value_name("SECONDS")
@@ -148,13 +174,19 @@ fn main() -> ExitCode {
     if args.get_flag(madvise_lifetime::PROBE_FLAGS) {
         return madvise_lifetime::probe_flags();
     }
-    let measure = match (args.get_flag("bench"), args.get_flag("bench-gup")) {
-        (true, _) => Some(bench::run()),
-        (_, true) => Some(bench_gup::run()),
-        _ => None,
+    let number = |name| *args.get_one(name).expect("it has a default");
+    let other = if args.get_flag("bench") {
+        Some(bench::run())
+    } else if args.get_flag("bench-gup") {
+        Some(bench_gup::run())
+    } else if args.get_flag("torture") {
+        let (seed, ops) = (number("seed"), number("ops"));
+        Some(torture::run(torture::Torture { seed, ops }))
+    } else {
+        None
     };
-    if let Some(measured) = measure {
-        return match measured {
+    if let Some(done) = other {
+        return match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("userfault-tests: {error:#}");
@@ -197,7 +229,7 @@ fn main() -> ExitCode {
     // A large buffer of a test goes back to the kernel at once, for those that count pages.
     // SAFETY: No other thread is there yet.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
-    let limit = Duration::from_secs(*args.get_one("timeout").expect("it has a default"));
+    let limit = Duration::from_secs(number("timeout"));
     match runner::run(&tests, limit) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

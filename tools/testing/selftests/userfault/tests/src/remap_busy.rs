@@ -2,15 +2,17 @@
 
 //! Pages that cannot be moved, since another one has them too: EBUSY, and they stay.
 
+use crate::cgroup::Cgroup;
 use crate::gup::Pin;
 use crate::harness::{Outcome, Skip};
 use crate::knobs::{ksm_number, set_ksm};
 use crate::ksm;
 use crate::proc::{ensure_holes, ensure_present, entries, entry};
 use crate::process::{must_pass_in_child, Holder};
+use crate::range::wait_until;
 use crate::special::{huge_pages, is_huge, pipe_with};
 use crate::sys::{of_512, page, remap, remap_all, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
-use crate::{ensure_eq, register};
+use crate::{ensure_eq, register, swap};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use std::time::{Duration, Instant};
@@ -134,6 +136,30 @@ fn a26_ksm_page() -> Outcome {
     dst.each_page().try_for_each(|part| part.check(4242))
 }
 
+/// A26: a page of KSM's that has gone to swap stays merged there, whatever is advised then, until it
+/// is written to.
+fn a26_ksm_page_in_swap() -> Outcome {
+    swap::ensure_on()?;
+    let group = Cgroup::enter()?;
+    ksm::hurry()?;
+    let src = Area::pages(2)?;
+    src.each_page().for_each(|part| part.fill(4343));
+    src.advise(libc::MADV_MERGEABLE).context("MADV_MERGEABLE")?;
+    ksm::wait_merged(&[*src])?;
+    set_ksm("run", 0)?;
+    wait_until(|| {
+        // It fails where it cannot reclaim so much.
+        let _ = group.set("memory.reclaim", "16M");
+        Ok(entries(*src)?.iter().all(|entry| entry.swapped()))
+    })?;
+    src.advise(libc::MADV_UNMERGEABLE)
+        .context("MADV_UNMERGEABLE")?;
+    ensure_busy(*src)?;
+    ensure_eq!(src.store(0), Ok(()));
+    ensure_eq!(src.page(1).store(0), Ok(()));
+    ensure_moves(*src).map(drop)
+}
+
 /// A26: KSM's zero pages move, and its count of them stays right.
 fn a26_ksm_zero_page() -> Outcome {
     set_ksm("use_zero_pages", 1)?;
@@ -242,6 +268,7 @@ fn a26_page_in_a_pipe() -> Outcome {
 
 register!(
     a26_ksm_page,
+    a26_ksm_page_in_swap,
     a26_ksm_zero_page,
     a26_zero_page_is_not_ksm_s,
     a26_zero_page,

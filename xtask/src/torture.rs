@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `make torture`: random operations in the guest, whose every result and every page is held against
+//! a model; see tools/testing/selftests/userfault/tests/src/torture.rs.
+
+use crate::console::Line;
+use crate::ctx::Ctx;
+use crate::guest::{words, Guest};
+use crate::{headers, kernel, programs};
+use anyhow::{bail, Result};
+
+/// How many operations there are by default, on the plain kernel and on the one with all checkers.
+const OPS: u64 = 10_000_000;
+const OPS_DEBUG: u64 = 1_000_000;
+
+pub fn run(ctx: &Ctx) -> Result<()> {
+    ctx.ui.plan(7);
+    kernel::prepare(ctx)?;
+    kernel::build(ctx)?;
+    headers::install(ctx)?;
+    let programs = programs::tests(ctx)?;
+    let ops = ctx.ops.unwrap_or(if ctx.debug() { OPS_DEBUG } else { OPS });
+    let command = [
+        "userfault-tests".to_string(),
+        "--torture".into(),
+        format!("--ops={ops}"),
+        format!("--seed={}", ctx.seed),
+    ];
+    let objects = ctx.objects();
+    let words = words(ctx.arch);
+    let guest = Guest { words, minutes: 60, ..Guest::new(&objects, "torture", &programs, command.into()) };
+    let console = guest.boot(ctx, |line| {
+        if let Line::Program(text) = line {
+            ctx.ui.note(text);
+        }
+    })?;
+    match console.ended.get("userfault-tests") {
+        Some(0) => println!("{ops} operations of seed {}, and every page as it should be", ctx.seed),
+        _ => bail!("see above; make torture SEED={} OPS={ops} repeats it\n{}", ctx.seed, console.tail()),
+    }
+    Ok(())
+}
