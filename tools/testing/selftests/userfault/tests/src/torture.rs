@@ -337,11 +337,15 @@ fn victim(group: &Cgroup, shared: &Shared, seed: u64, over: &AtomicBool) -> Outc
 /// Has the kernel do beside it what it does to memory.
 fn disturb(group: &Cgroup, shared: &Shared, over: &AtomicBool) -> Outcome {
     let (start, mut told) = (Instant::now(), Instant::now());
-    while !over.load(Ordering::Relaxed) {
+    for nth in 1.. {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
         thread::sleep(Duration::from_millis(100));
         // It fails where there is not so much that can be reclaimed.
         let _ = group.set("memory.reclaim", "4M");
-        if start.elapsed().as_secs() % 4 == 0 {
+        // That looks at all memory, so it takes long.
+        if nth % 100 == 0 {
             let _ = knobs::set("/proc/sys/vm/compact_memory", 1);
         }
         if told.elapsed() > HEARTBEAT {
