@@ -154,7 +154,7 @@ impl<T: Range> Context<T> {
     pub fn speak_range(&self) -> Result<Pin<&T>> {
         let undecided = matches!(self.dialect(), Dialect::Undecided);
         if undecided && self.slot().load(Acquire).is_null() {
-            let new = KBox::pin_init(T::new(), GFP_KERNEL)?.into_foreign();
+            let new = KBox::pin_init(T::new(), GFP_KERNEL_ACCOUNT)?.into_foreign();
             if self
                 .slot()
                 .cmpxchg(core::ptr::null_mut(), new, Full)
