@@ -5,6 +5,7 @@
 use crate::harness::{Outcome, Skip};
 use crate::knobs::mount_at;
 use crate::proc::field;
+use crate::sys::Area;
 use anyhow::Context;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -70,6 +71,14 @@ impl Cgroup {
     /// A line of its `memory.stat`.
     pub fn stat(&self, name: &str) -> anyhow::Result<u64> {
         field(&self.own.join("memory.stat").to_string_lossy(), name)
+    }
+
+    /// The same to a few KiB.
+    ///
+    /// Changes are added up when there are many, or after seconds: this makes many.
+    pub fn exact_stat(&self, name: &str) -> anyhow::Result<u64> {
+        drop(Area::filled(1024, 1)?);
+        self.stat(name)
     }
 }
 

@@ -19,7 +19,7 @@ const KSM: &str = "/sys/kernel/mm/ksm";
 pub const TRACER: &str = "/sys/kernel/tracing/current_tracer";
 
 /// Files that hold a number, a word or, in brackets, one of several words.
-const KNOBS: [&str; 20] = [
+const KNOBS: [&str; 21] = [
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/kernel/mm/transparent_hugepage/defrag",
     "/sys/kernel/mm/transparent_hugepage/use_zero_page",
@@ -36,6 +36,7 @@ const KNOBS: [&str; 20] = [
     "/sys/kernel/mm/ksm/use_zero_pages",
     "/proc/sys/kernel/core_pattern",
     "/proc/sys/kernel/printk",
+    "/proc/sys/vm/max_map_count",
     "/proc/sys/vm/nr_hugepages",
     "/proc/sys/vm/overcommit_memory",
     "/proc/sys/vm/unprivileged_userfaultfd",

@@ -17,7 +17,8 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-fn pidfd(pid: Pid) -> anyhow::Result<OwnedFd> {
+/// A descriptor of a process.
+pub fn pidfd(pid: Pid) -> anyhow::Result<OwnedFd> {
     // SAFETY: It makes a descriptor only.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) });
     // SAFETY: The descriptor is a new one.

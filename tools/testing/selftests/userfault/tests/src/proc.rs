@@ -28,6 +28,11 @@ impl Entry {
         self.0 & 1 << 58 != 0
     }
 
+    /// The page is mapped here and nowhere else.
+    pub fn exclusive(self) -> bool {
+        self.0 & 1 << 56 != 0
+    }
+
     /// The page is written, as far as soft-dirty tracking knows.
     pub fn soft_dirty(self) -> bool {
         self.0 & 1 << 55 != 0

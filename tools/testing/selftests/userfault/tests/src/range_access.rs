@@ -18,9 +18,11 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 
-const SETTING: &str = "/proc/sys/vm/unprivileged_userfaultfd";
+/// Whether a descriptor of anybody may serve the kernel.
+pub const SETTING: &str = "/proc/sys/vm/unprivileged_userfaultfd";
 
-fn give_up_privileges() -> Outcome {
+/// Becomes a user without privileges.
+pub fn give_up_privileges() -> Outcome {
     let nobody = Uid::from_raw(65534);
     setresuid(nobody, nobody, nobody).context("setresuid")
 }
