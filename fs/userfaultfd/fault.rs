@@ -42,8 +42,11 @@ pub(crate) fn fault(vmf: VmFault<'_>) -> FaultResult {
 }
 
 fn is_refused(hole: &Hole<'_>, ctx: &Context) -> bool {
-    // What a task does for itself on its way out, or into a core dump, is not to hang.
-    current!().is_exiting_or_dumping()
+    let task = current!();
+    // What a task does for itself on its way out, or into a core dump, is not to hang. A thread of
+    // the kernel's own, which cannot be killed, waits once, for a limited time.
+    task.is_exiting_or_dumping()
+        || task.is_kernel_thread() && hole.fault().has_waited()
         || !(hole.fault().is_by_program() || ctx.serves_kernel())
         || !hole.fault().may_retry()
 }

@@ -39,8 +39,19 @@ impl Task {
     /// needed.
     #[inline]
     pub fn is_exiting_or_dumping(&self) -> bool {
+        self.flags() & (bindings::PF_EXITING | bindings::PF_DUMPCORE) != 0
+    }
+
+    /// Whether the task is a thread of the kernel's own, which no signal ends. It is the running
+    /// one, and no lock is needed.
+    #[inline]
+    pub fn is_kernel_thread(&self) -> bool {
+        self.flags() & bindings::PF_KTHREAD != 0
+    }
+
+    #[inline]
+    fn flags(&self) -> u32 {
         // SAFETY: The task is valid, and the field is read as a single word.
-        let flags = unsafe { core::ptr::read_volatile(&raw const (*self.as_ptr()).flags) };
-        flags & (bindings::PF_EXITING | bindings::PF_DUMPCORE) != 0
+        unsafe { core::ptr::read_volatile(&raw const (*self.as_ptr()).flags) }
     }
 }

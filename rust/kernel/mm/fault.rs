@@ -8,8 +8,11 @@
 use crate::mm::virt::flags;
 use crate::{
     bindings,
+    current,
     mm::virt::VmaRef,
     page::PAGE_MASK,
+    prelude::*,
+    time::msecs_to_jiffies,
     types::NotThreadSafe, //
 };
 use core::{
@@ -114,15 +117,26 @@ impl<'a> VmFault<'a> {
             .then_some(FaultResult::RETRY)
     }
 
-    /// How a signal may end a wait for the page.
+    /// Whether the caller has waited for the page already, and comes again.
+    #[inline]
+    pub fn has_waited(&self) -> bool {
+        self.has(bindings::fault_flag_FAULT_FLAG_TRIED)
+    }
+
+    /// What may end a wait for the page.
+    ///
+    /// No signal ends a thread of the kernel's own. If it waited for a process that is being
+    /// killed, and that for its work, both would do so for ever.
     ///
     /// A program is to run its handler, whatever it waits for, and then makes the access again. An
     /// access by the kernel cannot: where the caller says that it looks at signals it is let go
     /// once, to do so; when it has come again it waits, rather than be let go again and again.
     #[inline]
     pub fn wait_mode(&self) -> WaitMode {
-        let looks = self.has(bindings::fault_flag_FAULT_FLAG_INTERRUPTIBLE)
-            && !self.has(bindings::fault_flag_FAULT_FLAG_TRIED);
+        if current!().is_kernel_thread() {
+            return WaitMode::Limited;
+        }
+        let looks = self.has(bindings::fault_flag_FAULT_FLAG_INTERRUPTIBLE) && !self.has_waited();
         match self.is_by_program() || looks {
             true => WaitMode::Interruptible,
             false => WaitMode::Killable,
@@ -271,6 +285,8 @@ pub enum WaitMode {
     Interruptible,
     /// A fatal signal.
     Killable,
+    /// Time.
+    Limited,
 }
 
 impl WaitMode {
@@ -279,7 +295,18 @@ impl WaitMode {
     pub(super) fn task_state(self) -> u32 {
         match self {
             WaitMode::Interruptible => bindings::TASK_INTERRUPTIBLE,
-            WaitMode::Killable => bindings::TASK_KILLABLE,
+            WaitMode::Killable | WaitMode::Limited => bindings::TASK_KILLABLE,
+        }
+    }
+
+    /// How long a task waits at most, in jiffies.
+    #[inline]
+    pub(super) fn limit(self) -> c_long {
+        /// Longer than most pages take, and not long for a process that is being killed.
+        const LIMIT_MS: u32 = 2000;
+        match self {
+            WaitMode::Interruptible | WaitMode::Killable => c_long::MAX,
+            WaitMode::Limited => msecs_to_jiffies(LIMIT_MS) as c_long,
         }
     }
 }

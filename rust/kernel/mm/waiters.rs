@@ -290,8 +290,8 @@ impl Waiters {
         })
     }
 
-    /// Waits until somebody calls [`wake`](Self::wake) for the page of `hole`, or a signal ends the
-    /// wait.
+    /// Waits until somebody calls [`wake`](Self::wake) for the page of `hole`, or what
+    /// [`VmFault::wait_mode`](crate::mm::fault::VmFault::wait_mode) says ends the wait.
     ///
     /// The locks of the entry and of the vma are given up as soon as a wake would be noticed;
     /// `announce` is called then, with nothing locked, and may not sleep. Returns what the fault is
@@ -426,20 +426,21 @@ impl Waiters {
     }
 }
 
-/// Sleeps until `woken` is set or a signal comes that ends the wait.
+/// Sleeps until `woken` is set, a signal comes that ends the wait, or its time is over.
 fn sleep(mode: WaitMode, woken: &Atomic<bool>) {
     let state = mode.task_state();
     let task = current!().as_ptr();
+    let mut left = mode.limit();
     loop {
         // SAFETY: The task's own state; what follows looks at the reason to sleep once more.
         unsafe { bindings::set_current_state(state) };
         // SAFETY: The running task is valid.
         let signal = unsafe { bindings::signal_pending_state(state, task) != 0 };
-        if woken.load(Relaxed) || signal {
+        if woken.load(Relaxed) || signal || left == 0 {
             break;
         }
         // SAFETY: Nothing is locked, as the caller promises.
-        unsafe { bindings::schedule() };
+        left = unsafe { bindings::schedule_timeout(left) };
     }
     // SAFETY: The task's own state.
     unsafe { bindings::__set_current_state(bindings::TASK_RUNNING) };

@@ -4,10 +4,11 @@
 //! wait for its pages.
 
 use crate::harness::{Outcome, Skip};
-use crate::proc::ensure_holes;
+use crate::proc::{ensure_holes, vmas};
 use crate::process::{interrupt, must_end};
-use crate::range::{resolve, LetGo, Range, A_WHILE};
+use crate::range::{resolve, wait_until, LetGo, Range, A_WHILE};
 use crate::range_fault::handle_sigusr1;
+use crate::security_stall::{ensure_ended, Served};
 use crate::sys::{remap_all, Area, Span};
 use crate::trace::Trace;
 use crate::{ensure_eq, register};
@@ -15,6 +16,8 @@ use anyhow::{bail, ensure, Context};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use nix::errno::Errno;
+use nix::sys::signal::{kill, Signal};
+use std::os::fd::OwnedFd;
 use std::thread;
 
 /// Reads a byte of each of so many pages from `ds:0` on and says it, then says that it is done.
@@ -207,6 +210,59 @@ fn a71_machine_and_the_end() -> Outcome {
     Ok(())
 }
 
+/// Unmaps what KVM shares of a processor with the program, which has no need of it while that runs:
+/// then nothing but the descriptors keep the machine.
+fn unmap_processor() -> Outcome {
+    let mut all = vmas()?;
+    all.retain(|vma| vma.name.contains("kvm-vcpu"));
+    ensure!(!all.is_empty(), "no processor is mapped");
+    all.iter()
+        .try_for_each(|vma| vma.span.unmap())
+        .context("munmap")
+}
+
+/// A71: a process that is killed ends although a machine of its waits for a page, and its memory
+/// goes with it: also where another process has the descriptor, or it is closed after the machine.
+fn a71_machine_is_killed() -> Outcome {
+    for (waits, elsewhere, unmapped) in [
+        (Waits::Itself, true, false),
+        (Waits::Halted, true, false),
+        (Waits::Halted, true, true),
+        (Waits::Halted, false, true),
+    ] {
+        let data = Area::pages(PAGES)?;
+        // Says whether there can be one.
+        drop(Machine::new(*data, waits)?);
+        let target = Served::fork(0, *data, || {
+            let machine = Machine::new(*data, waits)?;
+            thread::spawn(move || machine.run());
+            thread::sleep(A_WHILE);
+            match unmapped {
+                true => unmap_processor(),
+                false => Ok(()),
+            }
+        })?;
+        target.wait_for(1)?;
+        thread::sleep(2 * A_WHILE);
+        let copy = elsewhere.then(|| target.copy()).transpose()?;
+        kill(target.pid(), Signal::SIGKILL)?;
+        let last = data.page(PAGES - 1);
+        let wake = [last.addr.to_ne_bytes(), last.end().to_ne_bytes()].concat();
+        let gone = |copy: &OwnedFd| {
+            wait_until(|| Ok(nix::unistd::write(copy, &wake) == Err(Errno::ESRCH)))
+        };
+        let gone = ensure_ended(target.pid()).and_then(|()| {
+            copy.as_ref()
+                .map_or(Ok(()), gone)
+                .context("its memory is held")
+        });
+        // What could not end can now.
+        drop(copy);
+        gone.with_context(|| format!("{waits:?}, elsewhere: {elsewhere}, unmapped: {unmapped}"))?;
+    }
+    Ok(())
+}
+
 /// A71: a signal ends KVM_RUN while it waits for a page, so that a machine can be stopped; then it
 /// goes on where it was.
 fn a71_signal_stops_a_machine() -> Outcome {
@@ -239,5 +295,6 @@ register!(
     a83_machine_waits_for_pages,
     a83_handler_goes_away,
     a71_machine_and_the_end,
+    a71_machine_is_killed,
     a71_signal_stops_a_machine,
 );
