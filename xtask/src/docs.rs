@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `make docs`: what we have written for people, read by the programs that know its formats. Man
-//! pages and kernel-doc are quick and part of `make check` too; rustdoc and Sphinx are not.
+//! pages, kernel-doc and the names of tests in pages are quick and part of `make check` too; rustdoc
+//! and Sphinx are not.
 
 use crate::ctx::Ctx;
 use crate::deps::{self, Need, Sign};
@@ -13,6 +14,7 @@ use crate::{kconfig, overlay, toolchain, tree};
 use anyhow::{bail, Context, Result};
 use duct::Expression;
 use regex::Regex;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -33,6 +35,9 @@ const SPHINX: [Need; 2] = [
 /// The folders of Documentation/ that hold pages of ours.
 const PAGES: &str = "mm admin-guide/mm";
 
+/// Where the tests are that pages name.
+const TESTS: &str = "tools/testing/selftests/userfault/tests/src/";
+
 /// What mandoc says of every page that is written as those of the Linux man-pages are, where a title
 /// is the name as it is spelt.
 const HOUSE_STYLE: &str = "lower case character in document title";
@@ -51,10 +56,14 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 }
 
 /// What takes seconds: each check by its name.
-pub fn quick(ctx: &Ctx) -> Result<[(&'static str, Result<()>); 2]> {
+pub fn quick(ctx: &Ctx) -> Result<[(&'static str, Result<()>); 3]> {
     deps::need(ctx, &QUICK)?;
-    ctx.ui.step("docs", "man pages, kernel-doc");
-    Ok([("man pages have no warning", man_pages(ctx)), ("kernel-doc has no warning", kernel_doc(ctx))])
+    ctx.ui.step("docs", "man pages, kernel-doc, names of tests");
+    Ok([
+        ("man pages have no warning", man_pages(ctx)),
+        ("kernel-doc has no warning", kernel_doc(ctx)),
+        ("every test that a page names exists", tests_exist(ctx)),
+    ])
 }
 
 /// What a program that looks for faults says. It may end with an error for it, not without a word.
@@ -117,6 +126,42 @@ fn kernel_doc(ctx: &Ctx) -> Result<()> {
     let mut args = vec![script, "-none".into(), "-Wall".into()];
     args.extend(files);
     nothing(said(&duct::cmd("python3", args).dir(&ctx.root).stdin_null())?)
+}
+
+/// Tests are known by their names only, so that a page may name one that is none any more.
+fn tests_exist(ctx: &Ctx) -> Result<()> {
+    let mut registered = BTreeSet::new();
+    for path in ours(ctx, |path| path.starts_with(TESTS) && path.ends_with(".rs"))? {
+        registered.extend(registered_tests(&read_text(&ctx.root.join(path))?)?);
+    }
+    let mut lines = Vec::new();
+    let mut named = 0;
+    for page in ours(ctx, |path| path.starts_with("Documentation/") && path.ends_with(".rst"))? {
+        let names = named_tests(&read_text(&ctx.root.join(&page))?)?;
+        named += names.len();
+        let missing = names.difference(&registered);
+        lines.extend(missing.map(|name| format!("{}: there is no test {name}", page.display())));
+    }
+    if named == 0 {
+        bail!("no page names a test");
+    }
+    nothing(lines)
+}
+
+/// The names that a file of tests registers.
+fn registered_tests(text: &str) -> Result<BTreeSet<String>> {
+    let (list, name) = (Regex::new(r"register!\(([^)]*)\)")?, Regex::new(r"\w+")?);
+    Ok(list
+        .captures_iter(text)
+        .flat_map(|c| name.find_iter(c.get(1).map_or("", |m| m.as_str())).collect::<Vec<_>>())
+        .map(|m| m.as_str().to_string())
+        .collect())
+}
+
+/// The names of tests in a page: those of items of the specification, as literals.
+fn named_tests(text: &str) -> Result<BTreeSet<String>> {
+    let form = Regex::new(r"``([acd]\d+_\w+)``")?;
+    Ok(form.captures_iter(text).filter_map(|c| Some(c.get(1)?.as_str().to_string())).collect())
 }
 
 /// Builds what rustdoc makes of the kernel's crates, and shows what it says of our files.
@@ -217,6 +262,16 @@ mod tests {
             "  RUSTDOC rust/kernel/lib.rs\nwarning: srctree/ link to include/linux/no.h does not exist\n";
         assert_eq!(dead_links(log), ["include/linux/no.h"]);
         assert!(dead_links("warning: unresolved link to `x`\n").is_empty());
+    }
+
+    #[test]
+    fn finds_the_tests_that_a_page_names() {
+        let page = "``a12_one`` and\n``c3_two_3``, but not ``c3``, a1_three, ``b1_four`` or ``vm.a1_five``";
+        let names = named_tests(page).expect("names");
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a12_one", "c3_two_3"]);
+        let tests = "register!(a12_one);\nfn a1() {}\nregister!(\n    c3_two_3,\n    d4,\n);\n";
+        let names = registered_tests(tests).expect("names");
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a12_one", "c3_two_3", "d4"]);
     }
 
     #[test]
