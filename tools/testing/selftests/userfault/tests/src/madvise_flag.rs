@@ -2,7 +2,6 @@
 
 //! The mark itself: setting it, taking it away, what keeps it, how vmas split and merge for it.
 
-use crate::fail::FailNth;
 use crate::harness::Outcome;
 use crate::proc::{is_marked, vma_of, vmas_in};
 use crate::process::must_pass_in_child;
@@ -258,27 +257,6 @@ fn a10_new_mapping_is_not_marked() -> Outcome {
     Ok(())
 }
 
-/// A10: where there is no memory for a split, nothing is marked, and it can be repeated.
-fn a10_no_memory_for_a_split() -> Outcome {
-    let fail_nth = FailNth::new()?;
-    let area = Area::pages(6)?;
-    let middle = area.pages(2..4);
-    fail_nth.each(
-        || middle.advise(MADV_USERFAULT),
-        |result, failed| {
-            if result.is_ok() {
-                ensure!(is_marked(middle)?, "success without the mark");
-                return Ok(false);
-            }
-            ensure!(failed, "{result:?} although no allocation failed");
-            // madvise says it so, for all that changes vmas.
-            ensure_eq!(result, Err(Errno::EAGAIN));
-            ensure!(vmas_in(*area)?.iter().all(|vma| !vma.has("uf")), "marked");
-            Ok(true)
-        },
-    )
-}
-
 /// A13: smaps shows `uf` on what is marked and on nothing else, and knows the flag's name.
 fn a13_smaps_shows_the_mark() -> Outcome {
     let (marked, plain) = (Area::marked(2)?, Area::pages(2)?);
@@ -320,7 +298,6 @@ register!(
     a10_split_vmas_behave_differently,
     a10_new_neighbours,
     a10_new_mapping_is_not_marked,
-    a10_no_memory_for_a_split,
     a10_any_private_anonymous_memory,
     a13_smaps_shows_the_mark,
 );

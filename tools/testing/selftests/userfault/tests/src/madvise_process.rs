@@ -25,7 +25,8 @@ pub fn pidfd(pid: Pid) -> anyhow::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd.context("pidfd_open")? as i32) })
 }
 
-fn process_madvise(fd: i32, spans: &[Span], advice: i32, flags: u32) -> nix::Result<usize> {
+/// `process_madvise`.  Returns how many bytes were advised on.
+pub fn process_madvise(fd: i32, spans: &[Span], advice: i32, flags: u32) -> nix::Result<usize> {
     let parts: Vec<_> = spans
         .iter()
         .map(|span| libc::iovec {

@@ -16,6 +16,8 @@ mod compat;
 mod content;
 mod device;
 mod fail;
+mod fail_madvise;
+mod fail_remap;
 mod frame;
 mod gup;
 mod gup_wait;

@@ -3,14 +3,13 @@
 //! What lies at the destination and at the source: EEXIST first, then what the source says.
 
 use crate::content::Content;
-use crate::fail::FailNth;
 use crate::harness::{rounds, Outcome};
 use crate::knobs::set_thp;
 use crate::proc::{ensure_holes, entries};
 use crate::special::{huge_pages, huge_zero_pages};
 use crate::sys::{of_512, page, pmd_pages, remap, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
 use crate::{ensure_eq, register};
-use anyhow::{ensure, Context};
+use anyhow::Context;
 use nix::errno::Errno;
 use std::time::Duration;
 
@@ -262,38 +261,8 @@ fn a22_untouched_destination() -> Outcome {
     dst.check_pages(1)
 }
 
-/// A22: whichever allocation fails, it is ENOMEM, nothing has moved, and it can be repeated.
-fn a22_enomem() -> Outcome {
-    let fail_nth = FailNth::new()?;
-    // Far from everything, so that it needs tables of all levels.
-    let (dst, src) = (
-        Map::bytes(2 << 30).align(1 << 30).map()?,
-        Area::filled(2, 1)?,
-    );
-    let dst = Span::new(dst.addr + (1 << 30), src.len);
-    let mut failures = 0;
-    fail_nth.each(
-        || remap(dst, *src, 0),
-        |result, failed| {
-            if result.is_ok() {
-                dst.check_pages(1)?;
-                return Ok(false);
-            }
-            ensure!(failed, "{result:?} although no allocation failed");
-            ensure_eq!(result, Err(Errno::ENOMEM));
-            failures += 1;
-            ensure_holes(dst)?;
-            src.check_pages(1)?;
-            Ok(true)
-        },
-    )?;
-    ensure!(failures > 0, "no allocation that may fail");
-    Ok(())
-}
-
 register!(
     a22_untouched_destination,
-    a22_enomem,
     a23_huge_page_at_destination,
     a23_eexist_beats_missing_table,
     a24_missing_table_at_source,
