@@ -51,24 +51,6 @@ impl FailNth {
         self.arm(0)?;
         Ok((result, nth > 0 && left[..count?].starts_with(b"0")))
     }
-
-    /// Runs `call` once for each allocation in it, with that allocation failing, and at last with
-    /// none failing.  `check` gets the result each time, and whether an allocation has failed; it
-    /// says whether to go on.
-    pub fn each<T>(
-        &self,
-        mut call: impl FnMut() -> T,
-        mut check: impl FnMut(T, bool) -> anyhow::Result<bool>,
-    ) -> Outcome {
-        for nth in 1..MOST {
-            let (result, failed) = self.with(nth, &mut call)?;
-            let go_on = check(result, failed).with_context(|| format!("allocation {nth}"))?;
-            if !failed || !go_on {
-                return Ok(());
-            }
-        }
-        anyhow::bail!("more than {MOST} allocations")
-    }
 }
 
 /// The forms of a call.  One that does not do as it should hides no other.

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who may have a descriptor, and what it then serves: mainline's rule, in this dialect too; and
-//! registration where memory is short.
+//! Who may have a descriptor, and what it then serves: mainline's rule, in this dialect too.
 
-use crate::fail::FailNth;
 use crate::harness::Outcome;
 use crate::knobs::set;
-use crate::proc::vmas_in;
 use crate::process::{join, must_pass_in_child};
 use crate::range::{resolve, LetGo, Range, PROTOCOL, USER_MODE_ONLY};
 use crate::sys::{Area, Span};
@@ -106,47 +103,4 @@ fn a46_device() -> Outcome {
     })
 }
 
-/// C38: where there is no memory for a split nothing is registered, or unregistered, and it can be
-/// repeated.
-fn c38_no_memory_for_a_split() -> Outcome {
-    let fail_nth = FailNth::new()?;
-    let (fd, area) = (Range::new()?, Area::pages(8)?);
-    let registered = || -> anyhow::Result<usize> {
-        let vmas = vmas_in(*area)?;
-        let served = vmas.iter().filter(|vma| vma.has("ug"));
-        Ok(served.map(|vma| vma.span.nr_pages()).sum())
-    };
-    let mut failures = 0;
-    for (register, part, before, after) in [
-        (true, area.pages(2..6), 0, 4),
-        (false, area.pages(3..5), 4, 2),
-    ] {
-        fail_nth.each(
-            || match register {
-                true => fd.register(part),
-                false => fd.unregister(part),
-            },
-            |result, failed| {
-                if result == Ok(16) {
-                    ensure_eq!(registered()?, after);
-                    return Ok(false);
-                }
-                ensure!(failed, "{result:?} although no allocation failed");
-                ensure_eq!(result, Err(Errno::ENOMEM));
-                ensure_eq!(registered()?, before);
-                failures += 1;
-                Ok(true)
-            },
-        )?;
-    }
-    ensure!(failures > 0, "no allocation failed");
-    ensure_eq!(fd.unregister(*area), Ok(16));
-    ensure_eq!(vmas_in(*area)?.len(), 1);
-    Ok(())
-}
-
-register!(
-    a46_without_privileges,
-    a46_device,
-    c38_no_memory_for_a_split,
-);
+register!(a46_without_privileges, a46_device,);
