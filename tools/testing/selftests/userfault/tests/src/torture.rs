@@ -371,8 +371,10 @@ fn ensure_nothing_left(group: &Cgroup) -> Outcome {
         left
     };
     wait_until(|| {
-        // A page may be on its way to a list of the LRU, which compaction has all processors end.
+        // A page may be on its way to a list of the LRU, which compaction has all processors end;
+        // and one that nobody maps any more keeps its place in swap until it is reclaimed.
         let _ = knobs::set("/proc/sys/vm/compact_memory", 1);
+        let _ = group.set("memory.reclaim", "64M");
         Ok(left().iter().all(|(_, bytes)| *bytes == 0))
     })
     .with_context(|| format!("left in the cgroup: {:?}", left()))
