@@ -61,7 +61,7 @@ fn c120_descriptor_is_charged() -> Outcome {
 
 /// C121: threads that wait take no memory but their own stacks, however many they are.
 fn c121_waiters_take_no_memory() -> Outcome {
-    const THREADS: usize = 200;
+    const THREADS: usize = 400;
     /// Of each thread: less than what keeps it among those who wait.
     const SLACK: u64 = 64;
     let group = Cgroup::enter()?;

@@ -511,7 +511,7 @@ fn c118_end_of_a_thread() -> Outcome {
 
 /// C119: interrupts are on again between two threads that are woken, however many are.
 fn c119_interrupts_are_on() -> Outcome {
-    const THREADS: usize = 600;
+    const THREADS: usize = 400;
     let tracing = mount_at("/sys/kernel/tracing", "tracefs")?;
     let tracers = fs::read_to_string(tracing.join("available_tracers"))?;
     if !tracers.split_whitespace().any(|name| name == "irqsoff") {
