@@ -10,30 +10,25 @@
 //! is kept in the cache, for as long as nothing changes that it depends on.
 
 use crate::cli::Config;
-use crate::console::Line;
 use crate::ctx::Ctx;
-use crate::guest::{words, Guest};
+use crate::guest::words;
 use crate::kernel::{self, Kbuild};
-use crate::selftests::{self, Suite};
-use crate::tries::{Run, Tries};
+use crate::selftests::{self, Run, Suite};
+use crate::suites::SUITES;
+use crate::tries::Tries;
 use crate::util::{read_text, write_if_changed};
-use crate::verdicts::{Count, Reader};
 use crate::{initramfs, kconfig, state, toolchain, tree, worktree};
 use anyhow::{bail, Context, Result};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
-const SCRIPT: &str = include_str!("../guest/upstream.sh");
 const MEMORY: &str = "upstream";
-/// Two of them are not enough for the suite of migration.
-const PROCESSORS: u32 = 3;
 
 pub fn run(ctx: &Ctx) -> Result<()> {
     if ctx.config != Config::Plain {
         bail!("check-upstream compares plain kernels; leave out CONFIG=");
     }
-    let suites = selftests::chosen(ctx)?;
+    let suites = selftests::chosen(ctx, SUITES)?;
     ctx.ui.plan(9);
     if !kernel::prepare(ctx)? {
         bail!(tree::ELSEWHERE);
@@ -87,15 +82,17 @@ impl<'a> Pristine<'a> {
         kbuild.build_to(ctx, "pristine-headers", &["headers"], 10, "remove build/pristine and try again")?;
         let headers = kbuild.objects.join("usr/include");
         let mut programs = selftests::build(ctx, suites, &kbuild.source, &headers, &dir.join("selftests"))?;
-        for (name, text) in [("upstream.sh", SCRIPT), ("suites", &selftests::list(suites))] {
-            programs.push(dir.join("guest").join(name));
-            write_if_changed(&dir.join("guest").join(name), text.as_bytes())?;
-        }
+        programs.extend(selftests::script(&dir.join("guest"), &selftests::list(suites))?);
         // Our options alone are off; Rust stays.
         let mut fragments = kconfig::fragments(ctx, Config::Plain);
         fragments.push(kconfig::without_ours(ctx, &dir, &[])?);
-        let seen =
-            [initramfs::INIT, include_str!("verdicts.rs"), words(ctx.arch), &PROCESSORS.to_string()].concat();
+        let seen = [
+            initramfs::INIT,
+            include_str!("verdicts.rs"),
+            words(ctx.arch),
+            &selftests::PROCESSORS.to_string(),
+        ]
+        .concat();
         let files = [programs.as_slice(), &fragments].concat();
         let key = worktree::key(ctx, &commit, &kbuild.toolchain, &seen, &files)?;
         Ok(Self { ctx, suites, kbuild, fragments, programs, key })
@@ -136,7 +133,7 @@ impl<'a> Pristine<'a> {
         if let Some(list) = self.programs.last() {
             write_if_changed(list, selftests::list(suites).as_bytes())?;
         }
-        boot(self.ctx, name, objects, &self.programs, suites)
+        selftests::boot(self.ctx, name, objects, &self.programs, suites)
     }
 }
 
@@ -154,41 +151,4 @@ fn same_configuration(ctx: &Ctx, theirs: &str) -> Result<()> {
         bail!("the two kernels are configured differently:\n  {}", different.join("\n  "));
     }
     Ok(())
-}
-
-/// Runs the suites on one kernel.
-fn boot(ctx: &Ctx, name: &str, objects: &Path, programs: &[PathBuf], suites: &[&Suite]) -> Result<Run> {
-    let guest = Guest {
-        words: words(ctx.arch),
-        processors: PROCESSORS,
-        minutes: 5 + suites.iter().map(|s| s.minutes).sum::<u64>(),
-        ..Guest::new(objects, name, programs, vec!["upstream.sh".into()])
-    };
-    let mut run = Run::default();
-    let mut reading: Option<(String, Reader, Instant)> = None;
-    let mut end = |reading: Option<(String, Reader, Instant)>, status| {
-        let Some((name, reader, since)) = reading else { return };
-        let said = reader.end(status, since.elapsed().as_secs());
-        let Count { passed, failed, skipped, expected } = said.count();
-        ctx.ui.note(&format!(
-            "{name}: {passed} passed, {failed} failed, {skipped} skipped, {expected} failed as expected ({} s)",
-            said.seconds
-        ));
-        run.suites.insert(name, said);
-    };
-    let booted = guest.boot(ctx, |line| match line {
-        Line::Begin(name) if suites.iter().any(|s| s.name == name) => {
-            reading = Some((name.into(), Reader::default(), Instant::now()));
-        }
-        Line::End(status) => end(reading.take(), Some(status)),
-        Line::Program(text) => {
-            if let (Some((_, reader, _)), Some(text)) = (&mut reading, text.strip_prefix("# ")) {
-                reader.line(text);
-            }
-        }
-        _ => {}
-    });
-    end(reading, None);
-    run.trouble = booted.err().map(|e| format!("{e:#}"));
-    Ok(run)
 }

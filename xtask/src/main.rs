@@ -45,6 +45,7 @@ mod selftests;
 mod series;
 mod shell;
 mod state;
+mod suites;
 mod tap;
 mod toolchain;
 mod torture;

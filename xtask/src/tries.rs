@@ -8,10 +8,8 @@
 //! reported, for a fault of ours may be one that shows only now and then. A kernel that complains or
 //! hangs has failed: no other try makes up for that.
 
-use crate::selftests::Suite;
+use crate::selftests::{Run, Suite};
 use crate::verdicts::{compare, Compared, Count, Said};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// As often as this a suite is run, at most.
@@ -19,14 +17,6 @@ const TRIES: [&str; 3] = ["1st", "2nd", "3rd"];
 const KERNELS: [&str; 2] = ["pristine", "ours"];
 /// What a kernel said of a suite that it did not come to.
 const NOTHING: &Said = &Said { outcomes: Vec::new(), status: None, seconds: 0 };
-
-/// What a kernel's guest said.
-#[derive(Clone, Default, Serialize, Deserialize)]
-pub struct Run {
-    pub suites: BTreeMap<String, Said>,
-    /// The kernel's complaint, or why the guest was stopped.
-    pub trouble: Option<String>,
-}
 
 /// A suite on both kernels.
 struct Pair<'a> {
@@ -185,7 +175,7 @@ fn verdict(same: Count) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selftests::SUITES;
+    use crate::suites::SUITES;
     use crate::tap::{Outcome, State};
 
     fn run(suites: &[(usize, State, i32)]) -> Run {

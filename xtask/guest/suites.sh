@@ -1,12 +1,17 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs suites of upstream's selftests. /bin/suites names them, one a line:
+# Runs suites of tests that are not ours. /bin/suites prepares what they need and names them:
 #	suite NAME SECONDS PREPARATION PROGRAM [ARGUMENT...]
 # Each line of theirs comes out whole and behind "# ", so that none is taken for the kernel's.
 
 pipe=/tmp/pipe
 mkfifo $pipe
+
+# Pages of files in /tmp are never clean; those of a disk are.
+mke2fs /dev/ram1 >/dev/null
+mkdir /disk
+mount -t ext2 /dev/ram1 /disk
 
 # xtask stops a guest that says nothing; a suite may think for longer.
 while :; do
