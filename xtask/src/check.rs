@@ -38,6 +38,11 @@ impl Report {
         }
     }
 
+    /// Takes in one that could not be done here.
+    pub fn skip(&mut self, name: &str) {
+        self.skipped.push(name.into());
+    }
+
     pub fn finish(&self) -> Result<()> {
         println!();
         for name in &self.skipped {

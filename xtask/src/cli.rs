@@ -59,7 +59,7 @@ pub struct Cli {
     #[arg(long, env = "AGAINST", global = true)]
     pub against: Option<PathBuf>,
 
-    /// Names of tests in the guest, or of suites of check-upstream; all where none is given.
+    /// Names of tests in the guest, of suites of check-upstream, or of stressors; all where none is given.
     #[arg(long, env = "TESTS", value_delimiter = ' ', global = true)]
     pub tests: Vec<String>,
 
@@ -98,6 +98,8 @@ pub enum Command {
     /// Upstream's own tests of memory management, on a pristine kernel and on ours: any difference
     /// fails
     CheckUpstream,
+    /// stress-ng's stressors of memory management
+    Stress,
     /// Make build/linux: upstream plus one commit per patch
     Tree,
     /// Build the kernel (and the tree, where something changed)
@@ -129,8 +131,8 @@ pub enum Command {
 impl Command {
     /// Whether it knows of no other architecture.
     pub fn is_for_x86(self) -> bool {
-        use Command::{Bench, BisectCheck, CheckFresh, CheckUpstream, Off};
-        matches!(self, Bench | BisectCheck | CheckFresh | CheckUpstream | Off)
+        use Command::{Bench, BisectCheck, CheckFresh, CheckUpstream, Off, Stress};
+        matches!(self, Bench | BisectCheck | CheckFresh | CheckUpstream | Off | Stress)
     }
 }
 

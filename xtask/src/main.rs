@@ -45,6 +45,7 @@ mod selftests;
 mod series;
 mod shell;
 mod state;
+mod stress;
 mod suites;
 mod tap;
 mod toolchain;
@@ -79,6 +80,7 @@ fn main() -> std::process::ExitCode {
         Command::Bench => bench::run(&ctx),
         Command::Torture => torture::run(&ctx),
         Command::CheckUpstream => check_upstream::run(&ctx),
+        Command::Stress => stress::run(&ctx),
         Command::Lint => lint::run(&ctx),
         Command::Docs => docs::run(&ctx),
         Command::Off => off::run(&ctx),

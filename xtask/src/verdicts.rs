@@ -66,6 +66,11 @@ static STEP: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^# (.*?)[. ]*\x1b\[3([0-9])m(.*?)\x1b\[0m").expect("a regular expression"));
 const RED: &str = "1";
 
+/// stress-ng says so in its summary, and ends well.
+static SKIPPED: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^stress-ng: info: +\[\d+\] skipped: [1-9]\d*: (.*)").expect("a regular expression")
+});
+
 /// What differs from one run to the next in the name of a test, or in why it was skipped.
 static VARIES: LazyLock<[(Regex, &str); 3]> = LazyLock::new(|| {
     [
@@ -100,6 +105,8 @@ impl Reader {
                 let Outcome { state, name, why } = outcome.clone();
                 self.push(state, &name, &why);
             }
+        } else if let Some(why) = SKIPPED.captures(line) {
+            self.push(State::Skipped, "all of it", &why[1]);
         } else if let Some(step) = STEP.captures(line).filter(|step| &step[2] == RED) {
             // The last step alone decides on what the test reports.
             self.push(State::Failed, &format!("(step) {}: {}", &step[1], &step[3]), "");
@@ -229,6 +236,10 @@ mod tests {
     fn reads_suites_that_skip_and_that_speak_no_tap() {
         assert_eq!(said("1..0 # SKIP no THP\n", 4).count(), Count { skipped: 1, ..Count::default() });
         assert_eq!(said("hello\n", 0).count().passed, 1);
+        let stress =
+            |n| format!("stress-ng: info:  [3] skipped: {n}\nstress-ng: info:  [3] passed: 2: vm (2)\n");
+        assert_eq!(said(&stress("0"), 0).count().passed, 1);
+        assert_eq!(said(&stress("2: vm (2)"), 0).count(), Count { skipped: 1, ..Count::default() });
         assert_eq!(said("hello\n", 4).count().skipped, 1);
         assert_eq!(said("hello\n", 1).count().failed, 1);
     }
