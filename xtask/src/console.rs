@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// Every one of these in a line of the kernel is a failed run, whatever the tests say.
 const COMPLAINTS: &str = concat!(
     r"Kernel panic|\bOops\b|\bBUG: |\bWARNING: |\bKASAN: |general protection fault|kernel BUG at",
-    r"|Unable to handle|panicked at|ODEBUG:|list_(add|del) corruption|corruption detected|sleeping function called|scheduling while atomic",
+    r"|Unable to handle kernel|panicked at|ODEBUG:|list_(add|del) corruption|corruption detected|sleeping function called|scheduling while atomic",
     r"|possible recursive locking|possible circular locking|inconsistent lock state|suspicious RCU usage",
     r"|lock held when returning|invalid wait context|bad unlock balance|\bINFO: (task|rcu|trying|possible)",
     r"|rcu.*\bstall|soft lockup|hard LOCKUP|Bad rss-counter|page still charged|Bad page (state|map|cache)",
