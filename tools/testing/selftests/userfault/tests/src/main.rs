@@ -21,6 +21,16 @@ mod fail_madvise;
 mod fail_range;
 mod fail_remap;
 mod frame;
+mod fuzz;
+mod fuzz_calls;
+mod fuzz_cover;
+mod fuzz_descriptor;
+mod fuzz_kernel;
+mod fuzz_mainline;
+mod fuzz_memory;
+mod fuzz_process;
+mod fuzz_shared;
+mod fuzz_thread;
 mod gup;
 mod gup_wait;
 mod harness;
@@ -95,6 +105,7 @@ mod trace;
 mod uffd;
 
 use clap::{value_parser, Arg, ArgAction, Command};
+use std::ops::RangeBounds;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -144,21 +155,33 @@ fn command() -> Command {
                 .help("Do random operations and hold all memory against a model"),
         )
         .arg(
-            Arg::new("ops")
-                .long("ops")
-                .value_name("NUMBER")
-                .value_parser(value_parser!(u64).range(1..))
-                .default_value("10000000")
-                .help("How many operations of --torture"),
+            Arg::new("fuzz")
+                .long("fuzz")
+                .action(ArgAction::SetTrue)
+                .help("Make calls at random instead; \"make fuzz\" says what they have reached"),
         )
-        .arg(
-            Arg::new("seed")
-                .long("seed")
-                .value_name("NUMBER")
-                .value_parser(value_parser!(u64).range(..1 << 32))
-                .default_value("1")
-                .help("Which operations of --torture"),
-        )
+        .args([
+            number("ops", "10000000", 1.., "How many operations of --torture"),
+            number("seconds", "60", 1.., "How long the fuzzer runs"),
+            number(
+                "seed",
+                "1",
+                0..=u64::from(u32::MAX),
+                "What both follow from",
+            ),
+            number(
+                "processes",
+                "4",
+                1..=8,
+                "How many processes the fuzzer has at once",
+            ),
+            number(
+                "first",
+                "0",
+                0..,
+                "The number of its first process, to see that one again",
+            ),
+        ])
         .arg(
             Arg::new("timeout")
                 .long("timeout")
@@ -176,12 +199,27 @@ fn command() -> Command {
         )
 }
 
+/// An option of the fuzzer.
+fn number(
+    name: &'static str,
+    default: &'static str,
+    range: impl RangeBounds<u64>,
+    help: &'static str,
+) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name("NUMBER")
+        .value_parser(value_parser!(u64).range(range))
+        .default_value(default)
+        .help(help)
+}
+
 fn main() -> ExitCode {
     let args = command().get_matches();
     if args.get_flag(madvise_lifetime::PROBE_FLAGS) {
         return madvise_lifetime::probe_flags();
     }
-    let number = |name| *args.get_one(name).expect("it has a default");
+    let number = |name| *args.get_one::<u64>(name).expect("it has a default");
     let other = if args.get_flag("bench") {
         Some(bench::run())
     } else if args.get_flag("bench-gup") {
@@ -189,6 +227,13 @@ fn main() -> ExitCode {
     } else if args.get_flag("torture") {
         let (seed, ops) = (number("seed"), number("ops"));
         Some(torture::run(torture::Torture { seed, ops }))
+    } else if args.get_flag("fuzz") {
+        Some(fuzz::run(&fuzz::Options {
+            time: Duration::from_secs(number("seconds")),
+            seed: number("seed"),
+            processes: number("processes") as usize,
+            first: number("first"),
+        }))
     } else {
         None
     };

@@ -35,7 +35,7 @@ pub fn run(tests: &[&Test], limit: Duration) -> anyhow::Result<bool> {
         let taint = taint()?;
         let mut verdict = run_one(test, limit)?;
         knobs.restore();
-        if self::taint()? & !taint & TAINTS != 0 {
+        if warned_since(taint)? {
             verdict = Verdict::Failed("the kernel warned during this test".into());
         }
 
@@ -82,7 +82,13 @@ fn run_one(test: &Test, limit: Duration) -> anyhow::Result<Verdict> {
     })
 }
 
-fn taint() -> anyhow::Result<u64> {
+/// Whether the kernel has found something wrong with itself since its taint mask was this one.
+pub fn warned_since(before: u64) -> anyhow::Result<bool> {
+    Ok(taint()? & !before & TAINTS != 0)
+}
+
+/// Its taint mask.
+pub fn taint() -> anyhow::Result<u64> {
     let path = "/proc/sys/kernel/tainted";
     let text = std::fs::read_to_string(path).context(path)?;
     text.trim().parse().context(path)

@@ -23,6 +23,9 @@ extern "C" {
 /// What `uft_fault` returns: no byte.
 const FAULTED: u32 = 0x100;
 
+/// The signals that an access raises itself.
+const FAULTS: [libc::c_int; 2] = [libc::SIGBUS, libc::SIGSEGV];
+
 /// A signal that an access raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -109,16 +112,25 @@ pub fn set_resolver(resolver: Resolver) {
 pub fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: All bytes zero are a valid `sigaction`, and the handler has the right signature.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = on_fault as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO;
-            for signal in [libc::SIGBUS, libc::SIGSEGV] {
-                assert_eq!(libc::sigaction(signal, &action, std::ptr::null_mut()), 0);
-            }
+        for signal in FAULTS {
+            handle(signal);
         }
     });
+}
+
+/// Lets a signal end an access that waits, as if it had raised it.  Elsewhere it only interrupts.
+pub fn give_up_on(signal: Signal) {
+    handle(signal as libc::c_int);
+}
+
+fn handle(signal: libc::c_int) {
+    // SAFETY: All bytes zero are a valid `sigaction`, and the handler has the right signature.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_fault as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        assert_eq!(libc::sigaction(signal, &action, std::ptr::null_mut()), 0);
+    }
 }
 
 extern "C" fn on_fault(
@@ -126,7 +138,8 @@ extern "C" fn on_fault(
     info: *mut libc::siginfo_t,
     context: *mut libc::c_void,
 ) {
-    // SAFETY: The kernel passes valid pointers for SA_SIGINFO, and both signals have an address.
+    // SAFETY: The kernel passes valid pointers for SA_SIGINFO.  Signals that are no fault have some
+    // number in the place of the address.
     let (info, context) = unsafe { (&*info, &mut *context.cast::<libc::ucontext_t>()) };
     let fault = Fault {
         signal: Signal::try_from(signal).expect("a known signal"),
@@ -155,7 +168,9 @@ extern "C" fn on_fault(
         set_program_counter(context, uft_fault as *const () as usize);
         return;
     }
-    // No access of a test's: the same fault comes again and kills.
-    // SAFETY: Resetting a signal has no preconditions.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    if FAULTS.contains(&signal) {
+        // No access of a test's: the same fault comes again and kills.
+        // SAFETY: Resetting a signal has no preconditions.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
