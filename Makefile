@@ -5,11 +5,11 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
-VARIABLES := ARCH CONFIG MACHINE ALL WITHOUT KERNEL_SRC KERNEL_REF SIZE TESTS AGAINST SEED OPS FRESH \
-	FRESH_DIR KEEP FORCE V
+VARIABLES := ARCH CONFIG MACHINE ALL WITHOUT KERNEL_SRC KERNEL_REF SIZE TESTS AGAINST SECONDS SEED OPS \
+	FRESH FRESH_DIR KEEP FORCE V
 export $(VARIABLES)
 
-TARGETS := boot check check-upstream stress check-fresh bisect-check bench torture tree kernel shell \
+TARGETS := boot check check-upstream stress check-fresh bisect-check bench fuzz torture tree kernel shell \
 	export headers lint docs off mbox deps help
 
 # A variable that is not given takes the default that xtask has for it.

@@ -63,9 +63,13 @@ pub struct Cli {
     #[arg(long, env = "TESTS", value_delimiter = ' ', global = true)]
     pub tests: Vec<String>,
 
-    /// Which random numbers torture begins with.
-    #[arg(long, env = "SEED", default_value_t = 1, global = true)]
-    pub seed: u32,
+    /// How long fuzz goes on in the guest.
+    #[arg(long, env = "SECONDS", default_value_t = 240, global = true)]
+    pub seconds: u32,
+
+    /// What fuzz and torture follow from. Where none is given fuzz takes another in every run.
+    #[arg(long, env = "SEED", global = true)]
+    pub seed: Option<u64>,
 
     /// How many operations torture does; 10 million where none is given, 1 million with CONFIG=debug.
     #[arg(long, env = "OPS", global = true)]
@@ -93,6 +97,8 @@ pub enum Command {
     Check,
     /// Measure what a page costs, ours beside mainline's, in instructions
     Bench,
+    /// Random calls on the debug kernel, and the lines of ours that none has come to
+    Fuzz,
     /// Random operations on memory, every page of which is held against a model
     Torture,
     /// Upstream's own tests of memory management, on a pristine kernel and on ours: any difference
@@ -131,8 +137,8 @@ pub enum Command {
 impl Command {
     /// Whether it knows of no other architecture.
     pub fn is_for_x86(self) -> bool {
-        use Command::{Bench, BisectCheck, CheckFresh, CheckUpstream, Off, Stress};
-        matches!(self, Bench | BisectCheck | CheckFresh | CheckUpstream | Off | Stress)
+        use Command::{Bench, BisectCheck, CheckFresh, CheckUpstream, Fuzz, Off, Stress};
+        matches!(self, Bench | BisectCheck | CheckFresh | CheckUpstream | Fuzz | Off | Stress)
     }
 }
 

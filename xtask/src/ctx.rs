@@ -28,7 +28,8 @@ pub struct Ctx {
     pub force: bool,
     pub against: Option<PathBuf>,
     pub tests: Vec<String>,
-    pub seed: u32,
+    pub seconds: u32,
+    pub seed: Option<u64>,
     pub ops: Option<u64>,
     pub fresh: Option<Release>,
     pub fresh_dir: PathBuf,
@@ -68,6 +69,7 @@ impl Ctx {
             force: cli.force != 0,
             against: given(&cli.against),
             tests: words(&cli.tests),
+            seconds: cli.seconds,
             seed: cli.seed,
             ops: cli.ops,
             fresh: cli.fresh,
@@ -83,7 +85,9 @@ impl Ctx {
             bail!("powerpc has CONFIG=plain and CONFIG=4k only");
         }
         if !x86 && cli.command.is_for_x86() {
-            bail!("bench, bisect-check, check-fresh, check-upstream, off and stress are for ARCH=x86_64");
+            bail!(
+                "bench, bisect-check, check-fresh, check-upstream, fuzz, off and stress are for ARCH=x86_64"
+            );
         }
         for dir in [ctx.state(), ctx.logs(), ctx.cache.clone()] {
             std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;

@@ -15,6 +15,7 @@ mod check_upstream;
 mod cli;
 mod commits;
 mod console;
+mod coverage;
 mod ctx;
 mod debian;
 mod deps;
@@ -22,6 +23,7 @@ mod docs;
 mod elf;
 mod export;
 mod fresh;
+mod fuzz;
 mod git;
 mod guest;
 mod headers;
@@ -79,6 +81,7 @@ fn main() -> std::process::ExitCode {
         Command::Check => check::run(&ctx),
         Command::Bench => bench::run(&ctx),
         Command::Torture => torture::run(&ctx),
+        Command::Fuzz => fuzz::run(&ctx),
         Command::CheckUpstream => check_upstream::run(&ctx),
         Command::Stress => stress::run(&ctx),
         Command::Lint => lint::run(&ctx),

@@ -109,7 +109,7 @@ impl Process<'_> {
             let threads: Vec<_> = (0..self.models.len())
                 .map(|own| {
                     scope.spawn(move || {
-                        let worked = self.work(own, seed * THREADS + own as u64, ops);
+                        let worked = self.work(own, seed.wrapping_mul(THREADS) + own as u64, ops);
                         if worked.is_err() {
                             self.over.store(true, Ordering::Relaxed);
                         }
@@ -135,7 +135,7 @@ impl Process<'_> {
             }
             let op = op::next(&mut numbers);
             let result = match op {
-                Op::Fork(pause) => self.fork(own, seed + nth, pause, &mut children),
+                Op::Fork(pause) => self.fork(own, seed ^ nth, pause, &mut children),
                 op => {
                     let epoch = self.epoch.read().expect("no panic");
                     let mut model = self.models[own].lock().expect("no panic");
@@ -295,7 +295,7 @@ fn worker(group: &Cgroup, shared: &Shared, counter: usize, seed: u64, ops: u64) 
     group.add(std::process::id())?;
     let fd = Range::without_waiting()?;
     let models: anyhow::Result<Vec<_>> = (0..THREADS)
-        .map(|own| Model::new(1 + seed * THREADS + own).map(Mutex::new))
+        .map(|own| Model::new(1 + own).map(Mutex::new))
         .collect();
     let process = Process {
         fd,
@@ -412,7 +412,7 @@ pub fn run(torture: Torture) -> Outcome {
         let workers: Vec<_> = (0..PROCESSES)
             .map(|nth| {
                 let each = ops / PROCESSES / THREADS;
-                let seed = seed * PROCESSES + nth;
+                let seed = seed.wrapping_mul(PROCESSES) + nth;
                 scope.spawn(
                     move || match in_child(|| worker(group, shared, DONE, seed, each))? {
                         Ended::Passed => Ok(()),
@@ -421,7 +421,7 @@ pub fn run(torture: Torture) -> Outcome {
                 )
             })
             .collect();
-        let victims = scope.spawn(move || victim(group, shared, seed + 1000, over));
+        let victims = scope.spawn(move || victim(group, shared, !seed, over));
         let disturber = scope.spawn(move || disturb(group, shared, over));
         let worked: Vec<_> = workers.into_iter().map(join).collect();
         over.store(true, Ordering::Relaxed);
