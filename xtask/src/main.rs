@@ -40,6 +40,7 @@ mod patch;
 mod plot;
 mod programs;
 mod qemu;
+mod root;
 mod rules;
 mod run;
 mod scripts;
