@@ -58,7 +58,7 @@ impl<'a> Guest<'a> {
 
     /// Boots, gives every line to `line`, and returns the console where the guest came to its end
     /// without a complaint of the kernel.
-    pub fn boot(&self, ctx: &Ctx, mut line: impl FnMut(Line)) -> Result<Console> {
+    pub fn boot(&self, ctx: &Ctx, line: impl FnMut(Line)) -> Result<Console> {
         let initramfs = initramfs::pack(ctx, self.objects, self.name, self.programs)?;
         let image = self.objects.join(ctx.arch.image());
         let accel = match self.clock {
@@ -72,34 +72,56 @@ impl<'a> Guest<'a> {
         }
         ctx.ui.step("boot", &format!("{} ({kernel}), {}", self.name, accel.name()));
         let words = format!("userfault.run={} {}", self.command.join(","), self.words);
-        let processors = self.processors;
-        let machine =
-            Machine { image: &image, initramfs: &initramfs, words, accel, processors, terminal: false };
-        let path = ctx.log(&format!("console-{}-{kernel}", self.name));
-        let mut log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let machine = Machine {
+            image: &image,
+            initramfs: &initramfs,
+            words,
+            accel,
+            processors: self.processors,
+            devices: &[],
+            terminal: false,
+        };
         let (silence, factor) = if ctx.debug() { (480, 3) } else { (60, 1) };
         let limits = Limits {
             total: Duration::from_secs(self.minutes * 60 * factor),
             silence: Some(Duration::from_secs(silence)),
         };
-        let mut console = Console::new();
-        let end = stream(&machine.command(ctx).stdin_null(), &limits, |text| {
-            let _ = writeln!(log, "{text}");
-            line(console.line(text));
-            ControlFlow::Continue(())
-        })
-        .with_context(|| format!("cannot run {}; make deps installs it", ctx.arch.qemu()))?;
-        let log = path.display();
-        let tail = console.tail();
-        if !console.complaints.is_empty() {
-            let lines: String = console.complaints.iter().take(60).map(|l| format!("    {l}\n")).collect();
-            bail!("the kernel complained:\n{lines}  console: {log}");
-        }
-        match end {
-            End::Silent => bail!("the guest printed nothing for {silence} seconds and was stopped; its last lines:\n{tail}  console: {log}"),
-            End::Late => bail!("the guest took longer than {} minutes and was stopped; its last lines:\n{tail}  console: {log}", self.minutes * factor),
-            _ if !console.done => bail!("the guest ended before it had run everything; its last lines:\n{tail}  console: {log}"),
-            _ => Ok(console),
-        }
+        watch(ctx, &machine, &format!("console-{}-{kernel}", self.name), &limits, line)
     }
+}
+
+/// Runs a machine, gives every line of its console to `line`, and returns the console where the guest
+/// came to its end without a complaint of the kernel. All of it goes to the log of this name.
+pub fn watch(
+    ctx: &Ctx,
+    machine: &Machine,
+    log: &str,
+    limits: &Limits,
+    mut line: impl FnMut(Line),
+) -> Result<Console> {
+    let path = ctx.log(log);
+    let mut log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut console = Console::new();
+    let end = stream(&machine.command(ctx).stdin_null(), limits, |text| {
+        let _ = writeln!(log, "{text}");
+        line(console.line(text));
+        ControlFlow::Continue(())
+    })
+    .with_context(|| format!("cannot run {}; make deps installs it", ctx.arch.qemu()))?;
+    let log = path.display();
+    let tail = console.tail();
+    if !console.complaints.is_empty() {
+        let lines: String = console.complaints.iter().take(60).map(|l| format!("    {l}\n")).collect();
+        bail!("the kernel complained:\n{lines}  console: {log}");
+    }
+    let why = match end {
+        End::Silent => {
+            let seconds = limits.silence.map_or(0, |silence| silence.as_secs());
+            format!("printed nothing for {seconds} seconds and was stopped")
+        }
+        End::Late => format!("took longer than {} minutes and was stopped", limits.total.as_secs() / 60),
+        _ if !console.done => "ended before it had run everything".into(),
+        _ => return Ok(console),
+    };
+    bail!("the guest {why}; its last lines:\n{tail}  console: {log}")
 }

@@ -47,6 +47,8 @@ pub struct Machine<'a> {
     pub words: String,
     pub accel: Accel,
     pub processors: u32,
+    /// QEMU's options for what else is in it.
+    pub devices: &'a [String],
     /// The serial line is the terminal, for a person.
     pub terminal: bool,
 }
@@ -115,6 +117,7 @@ impl Machine<'_> {
         args.extend(["-smp".into(), format!("{0},sockets={0},cores=1", self.processors)]);
         args.extend(self.accel.arguments(ctx.arch).iter().map(|a| a.to_string()));
         args.extend(platform.options);
+        args.extend(self.devices.iter().cloned());
         for (option, path) in [("-kernel", self.image), ("-initrd", self.initramfs)] {
             args.extend([option.to_string(), path.display().to_string()]);
         }
@@ -132,7 +135,8 @@ pub fn kvm_works(ctx: &Ctx, image: &Path, initramfs: &Path) -> bool {
         return false;
     }
     let words = "userfault.run=probe".into();
-    let machine = Machine { image, initramfs, words, accel: Accel::Kvm, processors: 2, terminal: false };
+    let (accel, processors) = (Accel::Kvm, 2);
+    let machine = Machine { image, initramfs, words, accel, processors, devices: &[], terminal: false };
     let limits = Limits { total: Duration::from_secs(30), silence: None };
     let mut done = false;
     let end = stream(&machine.command(ctx).stdin_null(), &limits, |line| {

@@ -28,6 +28,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         words: "quiet userfault.run=shell".into(),
         accel: if kvm_works(ctx, &image, &initramfs) { Accel::Kvm } else { Accel::Tcg },
         processors: 2,
+        devices: &[],
         terminal: true,
     };
     machine.command(ctx).unchecked().run().context("cannot run QEMU")?;
