@@ -228,6 +228,8 @@ pub enum Config {
     Up,
     /// What Debian's kernel has for memory, security and tracing.
     Distro,
+    /// That of make deb: Debian in a virtual machine.
+    Vm,
     /// Pages of 4 KiB, where the plain kernel has 64 KiB.
     #[value(name = "4k")]
     Pages4k,

@@ -20,10 +20,12 @@ pub fn fragments(ctx: &Ctx, config: Config) -> Vec<PathBuf> {
         ctx.selftests().join("config"),
         ctx.root.join(format!("arch/{}/configs/userfault.config", ctx.arch.folder())),
     ];
+    let of = |config| ctx.selftests().join(format!("config.{}", cli::name(config)));
     match config {
         Config::Plain => {}
         Config::Pages4k => list.push(ctx.root.join("arch/powerpc/configs/userfault-4k.config")),
-        _ => list.push(ctx.selftests().join(format!("config.{}", cli::name(config)))),
+        Config::Vm => list.extend([of(Config::Distro), of(config)]),
+        _ => list.push(of(config)),
     }
     list
 }
