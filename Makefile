@@ -10,7 +10,7 @@ VARIABLES := ARCH CONFIG MACHINE ALL WITHOUT KERNEL_SRC KERNEL_REF SIZE TESTS AG
 export $(VARIABLES)
 
 TARGETS := boot check check-upstream stress check-fresh bisect-check bench fuzz torture tree kernel shell \
-	export headers lint docs off mbox deps help
+	export headers deb lint docs off mbox deps help
 
 # A variable that is not given takes the default that xtask has for it.
 $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))

@@ -126,6 +126,8 @@ pub enum Command {
     BisectCheck,
     /// Write the series as mails, build/userfault.mbox
     Mbox,
+    /// Make packages of the kernel and its headers for Debian, in build/deb
+    Deb,
     /// Run make boot and make check on new Debian machines, made by debootstrap
     CheckFresh,
     /// Install the programs that all this needs
@@ -137,8 +139,8 @@ pub enum Command {
 impl Command {
     /// Whether it knows of no other architecture.
     pub fn is_for_x86(self) -> bool {
-        use Command::{Bench, BisectCheck, CheckFresh, CheckUpstream, Fuzz, Off, Stress};
-        matches!(self, Bench | BisectCheck | CheckFresh | CheckUpstream | Fuzz | Off | Stress)
+        use Command::{Bench, BisectCheck, CheckFresh, CheckUpstream, Deb, Fuzz, Off, Stress};
+        matches!(self, Bench | BisectCheck | CheckFresh | CheckUpstream | Deb | Fuzz | Off | Stress)
     }
 }
 

@@ -85,9 +85,7 @@ impl Ctx {
             bail!("powerpc has CONFIG=plain and CONFIG=4k only");
         }
         if !x86 && cli.command.is_for_x86() {
-            bail!(
-                "bench, bisect-check, check-fresh, check-upstream, fuzz, off and stress are for ARCH=x86_64"
-            );
+            bail!("this command is for ARCH=x86_64");
         }
         for dir in [ctx.state(), ctx.logs(), ctx.cache.clone()] {
             std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;

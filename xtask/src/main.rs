@@ -17,6 +17,7 @@ mod commits;
 mod console;
 mod coverage;
 mod ctx;
+mod deb;
 mod debian;
 mod deps;
 mod docs;
@@ -85,6 +86,7 @@ fn main() -> std::process::ExitCode {
         Command::Fuzz => fuzz::run(&ctx),
         Command::CheckUpstream => check_upstream::run(&ctx),
         Command::Stress => stress::run(&ctx),
+        Command::Deb => deb::run(&ctx),
         Command::Lint => lint::run(&ctx),
         Command::Docs => docs::run(&ctx),
         Command::Off => off::run(&ctx),
