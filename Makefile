@@ -9,8 +9,8 @@ VARIABLES := ARCH CONFIG MACHINE ALL WITHOUT KERNEL_SRC KERNEL_REF SIZE TESTS AG
 	FRESH FRESH_DIR KEEP FORCE V
 export $(VARIABLES)
 
-TARGETS := boot check check-upstream stress check-fresh bisect-check bench fuzz torture tree kernel shell \
-	export headers deb lint docs off mbox deps help
+TARGETS := boot check check-upstream stress check-fresh check-deb bisect-check bench fuzz torture tree \
+	kernel shell export headers deb lint docs off mbox deps help
 
 # A variable that is not given takes the default that xtask has for it.
 $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))

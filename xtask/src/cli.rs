@@ -75,15 +75,15 @@ pub struct Cli {
     #[arg(long, env = "OPS", global = true)]
     pub ops: Option<u64>,
 
-    /// Which Debian check-fresh is to try; both where none is given.
+    /// Which Debian check-deb and check-fresh are to try; both where none is given.
     #[arg(long, env = "FRESH", value_enum, global = true)]
     pub fresh: Option<Release>,
 
-    /// Where check-fresh makes its machines (12 GB each); build/fresh where none is given.
+    /// Where check-fresh makes its machines (12 GB each), and check-deb (2 GB each); build/fresh where none is given.
     #[arg(long, env = "FRESH_DIR", global = true)]
     pub fresh_dir: Option<PathBuf>,
 
-    /// Do not remove the machines of check-fresh, even though all went well (1).
+    /// Do not remove the machines of check-deb and check-fresh, even though all went well (1).
     #[arg(long, env = "KEEP", default_value_t = 0, global = true)]
     pub keep: u8,
 }
@@ -128,6 +128,8 @@ pub enum Command {
     Mbox,
     /// Make packages of the kernel and its headers for Debian, in build/deb
     Deb,
+    /// Install the packages into new Debians, boot these in QEMU, and run the test program there
+    CheckDeb,
     /// Run make boot and make check on new Debian machines, made by debootstrap
     CheckFresh,
     /// Install the programs that all this needs
@@ -139,8 +141,11 @@ pub enum Command {
 impl Command {
     /// Whether it knows of no other architecture.
     pub fn is_for_x86(self) -> bool {
-        use Command::{Bench, BisectCheck, CheckFresh, CheckUpstream, Deb, Fuzz, Off, Stress};
-        matches!(self, Bench | BisectCheck | CheckFresh | CheckUpstream | Deb | Fuzz | Off | Stress)
+        use Command::{Bench, BisectCheck, CheckDeb, CheckFresh, CheckUpstream, Deb, Fuzz, Off, Stress};
+        matches!(
+            self,
+            Bench | BisectCheck | CheckDeb | CheckFresh | CheckUpstream | Deb | Fuzz | Off | Stress
+        )
     }
 }
 

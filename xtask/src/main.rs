@@ -11,6 +11,7 @@ mod bisect;
 mod boot;
 mod branch;
 mod check;
+mod check_deb;
 mod check_upstream;
 mod cli;
 mod commits;
@@ -87,6 +88,7 @@ fn main() -> std::process::ExitCode {
         Command::CheckUpstream => check_upstream::run(&ctx),
         Command::Stress => stress::run(&ctx),
         Command::Deb => deb::run(&ctx),
+        Command::CheckDeb => check_deb::run(&ctx),
         Command::Lint => lint::run(&ctx),
         Command::Docs => docs::run(&ctx),
         Command::Off => off::run(&ctx),

@@ -66,7 +66,7 @@ pub struct Root<'a> {
     ctx: &'a Ctx,
     /// Names its logs and its folder.
     purpose: &'a str,
-    release: Release,
+    pub release: Release,
     pub dir: PathBuf,
 }
 
