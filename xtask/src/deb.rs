@@ -51,8 +51,10 @@ pub fn build(ctx: &Ctx) -> Result<Packages> {
 
     let version = version(ctx)?;
     let (version_is, suite) = (format!("KDEB_PKGVERSION={version}"), "KDEB_CHANGELOG_DIST=unstable");
+    // What it names as needed to build is not what is: gcc, and libdw, although this is for clang.
+    let unasked = "DPKG_FLAGS=-d";
     let hint = "the first error in the log is the one that matters; make deb V=1 shows every line";
-    kbuild.build_to(ctx, "deb", &["bindeb-pkg", &version_is, suite], 120, hint)?;
+    kbuild.build_to(ctx, "deb", &["bindeb-pkg", &version_is, suite, unasked], 120, hint)?;
 
     // They are left beside the build folder.
     let made = ctx.build.join("deb");
