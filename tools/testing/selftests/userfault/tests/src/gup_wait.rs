@@ -81,7 +81,7 @@ fn c43_hole_among_very_many_pages() -> Outcome {
     let pins = Pins::new()?;
     let count = (1 << 30) / page();
     let area = Map::huge_pages(count / pmd_pages()).map()?;
-    area.advise(libc::MADV_HUGEPAGE)?;
+    area.want_huge()?;
     // Not one touch for each huge page: not every MMU has such.
     area.advise(libc::MADV_POPULATE_WRITE).context("populate")?;
     area.mark()?;

@@ -54,7 +54,7 @@ fn a11_core_dump() -> Outcome {
     ensure_eq!(area.page(5).load(), Ok(0));
     area.page(600).fill(600);
     swap::out(area.page(4))?;
-    area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+    area.want_huge()?;
     area.mark()?;
     let before = entries(*area)?;
 

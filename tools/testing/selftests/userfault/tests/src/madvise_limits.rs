@@ -80,7 +80,7 @@ fn c52_refused_touch_at_the_limit_of_a_cgroup() -> Outcome {
     let locked = Errno::result(unsafe { libc::mlockall(libc::MCL_CURRENT) });
     locked.context("mlockall")?;
     let (small, huge) = (Area::marked(64)?, Map::huge_pages(1).map()?);
-    huge.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
+    huge.want_huge()?;
     huge.mark()?;
     let filler = Area::pages(2 * ROOM)?;
     let file = memfd(1)?;

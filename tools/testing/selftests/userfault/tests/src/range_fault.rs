@@ -81,7 +81,7 @@ fn a18_rap_wake_alone() -> Outcome {
 /// page resolves it.
 fn c22_huge_memory() -> Outcome {
     let (src, dst) = (Area::filled(1, 7)?, Map::huge_pages(1).map()?);
-    dst.advise(libc::MADV_HUGEPAGE)?;
+    dst.want_huge()?;
     let fd = Range::serving(*dst)?;
     let hole = dst.page(77 % pmd_pages());
     thread::scope(|scope| -> Outcome {

@@ -176,6 +176,14 @@ impl Span {
         self.advise(MADV_NOUSERFAULT).context("MADV_NOUSERFAULT")
     }
 
+    /// Lets it have huge pages, where the kernel has any.
+    pub fn want_huge(self) -> anyhow::Result<()> {
+        match self.advise(libc::MADV_HUGEPAGE) {
+            Err(Errno::EINVAL) => Ok(()),
+            advised => advised.context("MADV_HUGEPAGE"),
+        }
+    }
+
     /// `mprotect`.
     pub fn protect(self, prot: i32) -> nix::Result<()> {
         // SAFETY: As in `advise()`.

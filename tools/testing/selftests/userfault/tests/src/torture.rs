@@ -63,7 +63,10 @@ impl Shared {
         };
         ensure!(addr != libc::MAP_FAILED, "mmap");
         // SAFETY: It is large enough, all zero, and never unmapped.
-        Ok(Self(unsafe { &*addr.cast() }))
+        let shared = Self(unsafe { &*addr.cast() });
+        // The page is to be no cgroup's but this process's.
+        shared.0[DONE].store(0, Ordering::Relaxed);
+        Ok(shared)
     }
 
     fn add(&self, counts: &Counts) {
