@@ -136,8 +136,8 @@ fn a26_ksm_page() -> Outcome {
     dst.each_page().try_for_each(|part| part.check(4242))
 }
 
-/// A26: a page of KSM's that has gone to swap stays merged there, whatever is advised then, until it
-/// is written to.
+/// A26: a page of KSM's that has gone to swap stays merged there, whatever is advised then, until
+/// it is written to.
 fn a26_ksm_page_in_swap() -> Outcome {
     swap::ensure_on()?;
     let group = Cgroup::enter()?;
