@@ -325,7 +325,11 @@ impl Area {
                 Content::Data(_) => |entry| !entry.hole() && !entry.guard(),
             };
             let content = self.places[index].content;
-            ensure!(good(entry), "page {index} is {entry:x?}: {content:x?}");
+            ensure!(
+                good(entry),
+                "page {index}, attributes {:#x}, is {entry:x?}: {content:x?}",
+                self.attrs[index]
+            );
             if let Content::Data(_) = content {
                 self.read(index, epoch)?;
             }

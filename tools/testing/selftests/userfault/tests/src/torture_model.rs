@@ -186,7 +186,15 @@ impl Model {
             SERVED if !self.able.descriptor => return Ok(()),
             SERVED if on => drop(fd.register(span).context("register")?),
             SERVED => drop(fd.unregister(span).context("unregister")?),
-            WRITABLE if on => span.protect(sys::RW).context("mprotect")?,
+            WRITABLE if on => {
+                span.protect(sys::RW).context("mprotect")?;
+                area.set_attrs(pages, attr, on);
+                // What is locked is filled for it, as by mlock.
+                return match area.any(pages, LOCKED) {
+                    true => area.look_at(pages, epoch),
+                    false => Ok(()),
+                };
+            }
             WRITABLE => span.protect(libc::PROT_READ).context("mprotect")?,
             LOCKED if on => {
                 let guard = |index: usize| area.places[index].content == Content::Guard;
