@@ -22,10 +22,12 @@ const FOLDERS: [&str; 4] = ["mm", "fs", "kernel", "arch/x86"];
 /// The patch that edits this is the one with the rows.
 const TABLE: &str = "arch/x86/entry/syscalls/syscall_64.tbl";
 /// The objects that depend on the system call tables or on NR_syscalls: the tables, their stubs,
-/// and tracing, whose `struct trace_array` has a member per system call.
-const DEPEND_ON_TABLES: [&str; 11] = [
+/// filters, which have a bit for each system call, and tracing, whose `struct trace_array` has a
+/// member for each.
+const DEPEND_ON_TABLES: [&str; 12] = [
     "arch/x86/entry/syscall_32.o",
     "arch/x86/entry/syscall_64.o",
+    "kernel/seccomp.o",
     "kernel/sys_ni.o",
     "kernel/trace/trace.o",
     "kernel/trace/trace_eprobe.o",
