@@ -8,7 +8,7 @@ use crate::proc::{ensure_holes, ensure_present, vma_of};
 use crate::process::must_pass_in_child;
 use crate::race::{Race, TIME};
 use crate::special::{folio_pages, huge_pages, pages_of_folios, unmap};
-use crate::sys::{page, pmd_pages, remap, Area, Map, Span, RW};
+use crate::sys::{page, pmd_pages, remap, remap_all, Area, Map, Span, RW};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
@@ -198,6 +198,11 @@ fn a21_mprotect_meanwhile_of_huge_pages() -> Outcome {
 fn mprotected_meanwhile(mut race: Race) -> Outcome {
     race.allowed.push(Errno::EINVAL);
     race.may_segv = true;
+    // Parts that each get an anon_vma of their own, since there was none when they were parted, are
+    // not joined again.
+    let [home, away] = race.areas.map(|area| area.pages(0..race.unit));
+    remap_all(away, home)?;
+    remap_all(home, away)?;
     let mut numbers = Numbers(5);
     race.run_for_a_while(|| {
         let area = race.areas[numbers.below(2)];
