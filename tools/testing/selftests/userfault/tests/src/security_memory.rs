@@ -168,18 +168,6 @@ fn c123_page_tables_are_charged() -> Outcome {
         .with_context(|| format!("{:?} of {before:?}, not {least} more", tables()))
     };
 
-    // Where one table of an upper level says what is in so much, and there is no table below it.
-    let reach = upper_table() / size_of::<u64>() * pmd();
-    let sparse = Map::bytes(8 * reach).map()?;
-    sparse.mark()?;
-    let before = tables()?;
-    for place in (0..sparse.len).step_by(reach) {
-        let hole = Span::new(sparse.addr + place, page());
-        ensure_eq!(hole.load(), Err(Fault::sigbus(hole.addr)));
-    }
-    ensure_grown(before, 7 * LEAST)?;
-    drop(sparse);
-
     let area = Map::bytes(PLACES * pmd()).align(pmd()).map()?;
     area.page(0).fill(1);
     let before = tables()?;
@@ -190,7 +178,18 @@ fn c123_page_tables_are_charged() -> Outcome {
         remap_all(step[1], step[0])?;
     }
     places[PLACES - 1].check(1)?;
-    ensure_grown(before, ((PLACES - 2) * table()) as u64)
+    ensure_grown(before, ((PLACES - 2) * table()) as u64)?;
+
+    // Where one table of an upper level says what is in so much, and there is no table below it.
+    let reach = upper_table() / size_of::<u64>() * pmd();
+    let sparse = Map::bytes(8 * reach).map()?;
+    sparse.mark()?;
+    let before = tables()?;
+    for place in (0..sparse.len).step_by(reach) {
+        let hole = Span::new(sparse.addr + place, page());
+        ensure_eq!(hole.load(), Err(Fault::sigbus(hole.addr)));
+    }
+    ensure_grown(before, 7 * LEAST)
 }
 
 /// C124: the limit of the cgroup ends what moves of one page can take in tables: who goes on is
