@@ -99,7 +99,9 @@ fn c121_waiters_take_no_memory() -> Outcome {
     })?;
     let grown = after.saturating_sub(before);
     println!("# {THREADS} threads that wait have charged {grown} bytes");
-    ensure!(grown <= THREADS as u64 * SLACK, "{grown} bytes");
+    // Where pages are large, what is charged in advance is more.
+    let most = (THREADS as u64 * SLACK).max(page() as u64);
+    ensure!(grown <= most, "{grown} bytes");
     Ok(())
 }
 
