@@ -35,8 +35,11 @@ root_is() {
 }
 
 none_failed() {
-	failed=$(systemctl list-units --state=failed --plain --no-legend)
-	[ -z "$failed" ] || { echo "# $failed"; return 1; }
+	if failed=$(systemctl list-units --state=failed --plain --no-legend) && [ -z "$failed" ]; then
+		return 0
+	fi
+	echo "# systemctl: $failed"
+	return 1
 }
 
 # Limits by cgroups, namespaces, and a filter of system calls, as services have them.

@@ -10,7 +10,7 @@ use crate::ctx::Ctx;
 use crate::guest::{Clock, Guest};
 use crate::kernel::Kbuild;
 use crate::util::{read_text, write_if_changed};
-use crate::{headers, kconfig, kernel, plot, programs, toolchain};
+use crate::{kconfig, kernel, plot, programs, toolchain};
 use anyhow::{bail, Context, Result};
 use comfy_table::{presets, CellAlignment, Table};
 use serde::{Deserialize, Serialize};
@@ -39,9 +39,7 @@ pub struct Figure {
 pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(10);
     let earlier = ctx.against.as_deref().map(load).transpose()?;
-    kernel::prepare(ctx)?;
-    kernel::build(ctx)?;
-    headers::install(ctx)?;
+    kernel::ready(ctx)?;
     let kernel_in_c = in_c(ctx)?;
     let programs = programs::tests(ctx)?;
     let mut figures = measure(ctx, &ctx.objects(), "bench", &programs)?;

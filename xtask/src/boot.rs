@@ -5,7 +5,7 @@
 use crate::console::Line;
 use crate::ctx::Ctx;
 use crate::guest::Guest;
-use crate::{headers, kernel, programs};
+use crate::{kernel, programs};
 use anyhow::{bail, Result};
 use std::path::Path;
 
@@ -14,9 +14,7 @@ pub const GOOD: &str = "remap_anon_pages functions correctly";
 
 pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(7);
-    kernel::prepare(ctx)?;
-    kernel::build(ctx)?;
-    headers::install(ctx)?;
+    kernel::ready(ctx)?;
     let program = programs::test_program(ctx)?;
     test_program(ctx, &ctx.objects(), "boot", &program, ctx.size, |line| {
         if let Line::Kernel(text) | Line::Program(text) = line {

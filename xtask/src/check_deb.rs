@@ -15,7 +15,7 @@ use crate::deb::{self, Packages};
 use crate::deps::{self, Sign};
 use crate::guest;
 use crate::initramfs;
-use crate::qemu::{self, kvm_works, Accel};
+use crate::qemu;
 use crate::root::{self, Root, Step, UPDATE};
 use crate::run::{Limits, MINUTE};
 use crate::tap::{State, Tap};
@@ -51,8 +51,8 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     root::prepare(ctx, "check-deb")?;
     let releases = root::releases(ctx);
     ctx.ui.plan(4 + 4 * releases.len() as u32);
-    let packages = deb::build(ctx)?;
     deps::need(ctx, &[(Sign::Program("mkfs.ext4"), "e2fsprogs")])?;
+    let packages = deb::build(ctx)?;
     let ctx = &Ctx { config: Config::Vm, ..ctx.clone() };
     let mut report = Report::default();
     for release in releases {
@@ -112,7 +112,7 @@ impl Machine<'_> {
         let Packages { release, files } = self.packages;
         let file = |name: &str| self.root.dir.join(format!("boot/{name}-{release}"));
         let (image, initramfs) = (&file("vmlinuz"), &file("initrd.img"));
-        let kvm = kvm_works(ctx, image, &initramfs::pack(ctx, &ctx.objects(), "probe", &[])?);
+        let accel = qemu::accel(ctx, image, &initramfs::pack(ctx, &ctx.objects(), "probe", &[])?);
         let share = files.first().and_then(|f| f.parent()).context("there are no packages")?;
         let devices = format!(
             "-drive if=none,id=disk,format=raw,file={} -device virtio-blk-pci,drive=disk {DEVICES} \
@@ -126,7 +126,7 @@ impl Machine<'_> {
             image,
             initramfs,
             words: WORDS.into(),
-            accel: if kvm { Accel::Kvm } else { Accel::Tcg },
+            accel,
             processors: 2,
             devices: &devices,
             terminal: false,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make check-upstream`: upstream's own tests of memory management say on our kernel what they
-//! say on a pristine one.
+//! `make check-upstream`: upstream's own tests of memory management, and of what else touches a
+//! program's memory, say on our kernel what they say on a pristine one.
 //!
 //! Two kernels of one configuration, but for our options, run the same programs in the same guest,
 //! and each outcome is compared with its like. A test that fails on both is shown and is no
@@ -133,7 +133,7 @@ impl<'a> Pristine<'a> {
         if let Some(list) = self.programs.last() {
             write_if_changed(list, selftests::list(suites).as_bytes())?;
         }
-        selftests::boot(self.ctx, name, objects, &self.programs, suites)
+        Ok(selftests::boot(self.ctx, name, objects, &self.programs, suites))
     }
 }
 

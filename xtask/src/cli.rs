@@ -64,15 +64,15 @@ pub struct Cli {
     pub tests: Vec<String>,
 
     /// How long fuzz goes on in the guest.
-    #[arg(long, env = "SECONDS", default_value_t = 240, global = true)]
-    pub seconds: u32,
+    #[arg(long, env = "SECONDS", default_value_t = 240, value_parser = at_least_one(), global = true)]
+    pub seconds: u64,
 
     /// What fuzz and torture follow from. Where none is given fuzz takes another in every run.
     #[arg(long, env = "SEED", global = true)]
     pub seed: Option<u64>,
 
     /// How many operations torture does; 10 million where none is given, 1 million with CONFIG=debug.
-    #[arg(long, env = "OPS", global = true)]
+    #[arg(long, env = "OPS", value_parser = at_least_one(), global = true)]
     pub ops: Option<u64>,
 
     /// Which Debian check-deb and check-fresh are to try; both where none is given.
@@ -101,8 +101,8 @@ pub enum Command {
     Fuzz,
     /// Random operations on memory, every page of which is held against a model
     Torture,
-    /// Upstream's own tests of memory management, on a pristine kernel and on ours: any difference
-    /// fails
+    /// Upstream's own tests of memory management, and of what else touches a program's memory, on a
+    /// pristine kernel and on ours: any difference fails
     CheckUpstream,
     /// stress-ng's stressors of memory management
     Stress,
@@ -213,6 +213,10 @@ impl Arch {
             Arch::Powerpc => "powerpc64le-unknown-linux-gnu",
         }
     }
+}
+
+fn at_least_one() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..)
 }
 
 /// What a value is called on the command line.

@@ -28,7 +28,7 @@ pub struct Ctx {
     pub force: bool,
     pub against: Option<PathBuf>,
     pub tests: Vec<String>,
-    pub seconds: u32,
+    pub seconds: u64,
     pub seed: Option<u64>,
     pub ops: Option<u64>,
     pub fresh: Option<Release>,

@@ -7,19 +7,17 @@ use crate::ctx::Ctx;
 use crate::deps::{self, Need, Sign};
 use crate::git::Git;
 use crate::kernel;
-use crate::tree::State;
+use crate::state;
+use crate::tree::{self, State};
 use crate::util::read_text;
-use crate::{kconfig, state};
 use anyhow::{bail, Context, Result};
 use std::path::PathBuf;
 
-/// What makes packages, beside what makes kernels; and the key of a build, which signs its modules.
-const NEEDED: [Need; 5] = [
+/// What makes packages, beside what makes kernels.
+const NEEDED: [Need; 3] = [
     (Sign::Program("dpkg-buildpackage"), "dpkg-dev"),
     (Sign::Program("dh_listpackages"), "debhelper"),
     (Sign::Program("depmod"), "kmod"),
-    (Sign::Program("openssl"), "openssl"),
-    (Sign::File("/usr/include/openssl/bio.h"), "libssl-dev"),
 ];
 
 /// What was made.
@@ -43,11 +41,12 @@ pub fn build(ctx: &Ctx) -> Result<Packages> {
         bail!("the packages are of one kernel, which is fit for a virtual machine; leave out CONFIG= and WITHOUT=");
     }
     let ctx = &Ctx { config: Config::Vm, ..ctx.clone() };
-    kernel::prepare(ctx)?;
+    if !kernel::prepare(ctx)? {
+        bail!(tree::ELSEWHERE);
+    }
     deps::need(ctx, &NEEDED)?;
     ctx.ui.step("packages", "kernel, modules, headers");
-    let kbuild = kernel::kbuild(ctx)?;
-    kconfig::make(ctx, &kbuild, &kconfig::fragments(ctx, ctx.config), true)?;
+    let kbuild = kernel::configure(ctx)?;
 
     let version = version(ctx)?;
     let (version_is, suite) = (format!("KDEB_PKGVERSION={version}"), "KDEB_CHANGELOG_DIST=unstable");

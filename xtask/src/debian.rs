@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Upstream's source from Debian's package, without touching the machine's own apt settings.
+//! What comes from Debian's packages but is not installed: upstream's source, programs for the guest.
+//! The machine's own apt settings are not touched.
 //!
 //! An older Debian does not have the package in its suites, but its mirror serves the suites that
 //! have it. So: the mirror that the machine uses, an apt state of our own, Debian's keys.

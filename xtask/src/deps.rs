@@ -2,7 +2,7 @@
 
 //! The programs that all this needs: says which are missing, and installs them on Debian.
 
-use crate::cli::Arch;
+use crate::cli::{Arch, Config};
 use crate::ctx::Ctx;
 use crate::run::{Job, MINUTE};
 use crate::util::which;
@@ -57,6 +57,17 @@ fn needed_for(arch: Arch) -> Vec<Need> {
     }
 }
 
+/// What else a configuration needs: with lockdown modules are signed, by a key that each build makes.
+fn needed_by(config: Config) -> Vec<Need> {
+    match config {
+        Config::Distro | Config::Vm => vec![
+            (Sign::Program("openssl"), "openssl"),
+            (Sign::File("/usr/include/openssl/bio.h"), "libssl-dev"),
+        ],
+        _ => Vec::new(),
+    }
+}
+
 /// A busybox for the guest.
 pub fn busybox(ctx: &Ctx) -> Result<PathBuf> {
     match ctx.arch {
@@ -91,7 +102,8 @@ pub fn all(ctx: &Ctx) -> Result<()> {
 
 /// Everything but the compilers.
 fn base(ctx: &Ctx) -> Result<()> {
-    let mut needed: Vec<_> = NEEDED.into_iter().chain(needed_for(ctx.arch)).collect();
+    let mut needed: Vec<_> =
+        NEEDED.into_iter().chain(needed_for(ctx.arch)).chain(needed_by(ctx.config)).collect();
     if which("apt-get").is_some() {
         needed.push((Sign::File(debian::KEYS), "debian-archive-keyring"));
     }

@@ -38,7 +38,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(4 * releases.len() as u32);
     let mut report = Report::default();
     for release in releases {
-        let machine = Machine { ctx, release, root: Root::new(ctx, "fresh", release) };
+        let machine = Machine { ctx, root: Root::new(ctx, "fresh", release) };
         machine.all(&mut report)?;
     }
     report.finish()
@@ -46,7 +46,6 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 
 struct Machine<'a> {
     ctx: &'a Ctx,
-    release: Release,
     root: Root<'a>,
 }
 
@@ -63,7 +62,7 @@ impl Machine<'_> {
 
     /// On one machine the reader is root, on the other a user with sudo: both are in the README.
     fn user(&self) -> &'static str {
-        match self.release {
+        match self.root.release {
             Release::Bookworm => "root",
             Release::Trixie => "reader",
         }

@@ -10,7 +10,7 @@ use crate::console::Line;
 use crate::ctx::Ctx;
 use crate::guest::{words, Guest};
 use crate::util::write_if_changed;
-use crate::{coverage, headers, kernel, programs};
+use crate::{coverage, kernel, programs};
 use anyhow::{bail, Result};
 use comfy_table::{presets, CellAlignment, Table};
 use std::collections::BTreeSet;
@@ -28,16 +28,14 @@ struct Report {
     calls: Vec<(String, u64, u64)>,
     /// Addresses of code that was reached.
     reached: BTreeSet<u64>,
-    /// Its last line.
-    end: Option<String>,
+    /// Its last line was seen.
+    ended: bool,
 }
 
 pub fn run(ctx: &Ctx) -> Result<()> {
     let ctx = &Ctx { config: Config::Debug, ..ctx.clone() };
     ctx.ui.plan(7);
-    kernel::prepare(ctx)?;
-    kernel::build(ctx)?;
-    headers::install(ctx)?;
+    kernel::ready(ctx)?;
     let programs = programs::tests(ctx)?;
     let seed = ctx
         .seed
@@ -72,7 +70,7 @@ fn fuzz(ctx: &Ctx, seed: u64, programs: &[std::path::PathBuf]) -> Result<Report>
     let objects = ctx.objects();
     let guest = Guest {
         words: words(ctx.arch),
-        minutes: REST + u64::from(ctx.seconds).div_ceil(60),
+        minutes: REST + ctx.seconds.div_ceil(60),
         ..Guest::new(&objects, "fuzz", programs, command)
     };
     let mut report = Report::default();
@@ -82,7 +80,7 @@ fn fuzz(ctx: &Ctx, seed: u64, programs: &[std::path::PathBuf]) -> Result<Report>
         _ => {}
     })?;
     match console.ended.get("userfault-tests") {
-        Some(0) if report.end.is_some() => Ok(report),
+        Some(0) if report.ended => Ok(report),
         status => bail!("the fuzzer ended with status {}\n{}", status.unwrap_or(&-1), console.tail()),
     }
 }
@@ -98,24 +96,26 @@ impl Report {
                 }
             }
             ["fuzz", "pc", address] => self.reached.extend(u64::from_str_radix(address, 16)),
-            ["fuzz", "end", ..] => self.end = Some(line.into()),
+            ["fuzz", "end", ..] => self.ended = true,
             _ => {}
         }
     }
 }
 
 fn table(calls: &[(String, u64, u64)]) -> Table {
-    const COLUMNS: usize = 3;
+    /// So many calls stand side by side, each with so many cells.
+    const SIDE_BY_SIDE: usize = 3;
+    const CELLS: [&str; 3] = ["call", "made", "good"];
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["call", "made", "good"].repeat(COLUMNS));
-    for row in calls.chunks(COLUMNS) {
+    table.set_header(CELLS.repeat(SIDE_BY_SIDE));
+    for row in calls.chunks(SIDE_BY_SIDE) {
         let cells =
             |(name, made, good): &(String, u64, u64)| [name.clone(), made.to_string(), good.to_string()];
         table.add_row(row.iter().flat_map(cells));
     }
     for (index, column) in table.column_iter_mut().enumerate() {
-        if index % COLUMNS != 0 {
+        if index % CELLS.len() != 0 {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
@@ -134,8 +134,8 @@ mod tests {
         }
         assert_eq!(report.calls, [("mmap".into(), 20, 10)]);
         assert_eq!(report.reached, BTreeSet::from([0xffff_ffff_8100_0005]));
-        assert_eq!(report.end, None);
+        assert!(!report.ended);
         report.line("fuzz|end|1|30|7");
-        assert!(report.end.is_some());
+        assert!(report.ended);
     }
 }

@@ -6,7 +6,7 @@ use crate::cli::{self, Arch};
 use crate::console::{Console, Line};
 use crate::ctx::Ctx;
 use crate::initramfs;
-use crate::qemu::{kvm_works, Accel, Machine};
+use crate::qemu::{self, Accel, Machine};
 use crate::run::{stream, End, Limits};
 use anyhow::{bail, Context, Result};
 use std::fs::File;
@@ -62,8 +62,7 @@ impl<'a> Guest<'a> {
         let initramfs = initramfs::pack(ctx, self.objects, self.name, self.programs)?;
         let image = self.objects.join(ctx.arch.image());
         let accel = match self.clock {
-            Clock::Time if kvm_works(ctx, &image, &initramfs) => Accel::Kvm,
-            Clock::Time => Accel::Tcg,
+            Clock::Time => qemu::accel(ctx, &image, &initramfs),
             Clock::Instructions => Accel::Icount,
         };
         let mut kernel = self.objects.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -6,7 +6,7 @@ use crate::cli::{self, Cli};
 use crate::ctx::Ctx;
 use crate::run::{Job, MINUTE};
 use crate::toolchain::{self, Toolchain};
-use crate::{deps, kconfig, state, tree};
+use crate::{deps, headers, kconfig, state, tree};
 use anyhow::Result;
 use clap::CommandFactory;
 use std::path::PathBuf;
@@ -105,7 +105,7 @@ pub fn make(args: &[String]) -> duct::Expression {
 }
 
 /// The kernel that the command line asks for.
-pub fn kbuild(ctx: &Ctx) -> Result<Kbuild> {
+fn kbuild(ctx: &Ctx) -> Result<Kbuild> {
     let objects = ctx.objects();
     let name = objects.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Kbuild::new(ctx, &format!("kernel-{name}"), ctx.linux(), objects, toolchain::find(ctx)?))
@@ -125,6 +125,23 @@ pub fn prepare(ctx: &Ctx) -> Result<bool> {
     tree::ensure(ctx)
 }
 
+/// What programs in the guest need: the kernel that boots, and the user headers.
+pub fn ready(ctx: &Ctx) -> Result<()> {
+    prepare(ctx)?;
+    build(ctx)?;
+    headers::install(ctx)
+}
+
+/// Configures the kernel that the command line asks for.
+pub fn configure(ctx: &Ctx) -> Result<Kbuild> {
+    let kbuild = kbuild(ctx)?;
+    let mut fragments = kconfig::fragments(ctx, ctx.config);
+    fragments.extend(kconfig::without(ctx, &kbuild.objects, &ctx.without)?);
+    // In the middle of a bisection the tree may lack options that the fragments name.
+    kconfig::make(ctx, &kbuild, &fragments, tree::on_branch(ctx))?;
+    Ok(kbuild)
+}
+
 /// Configures and builds the kernel that the command line asks for.
 pub fn build(ctx: &Ctx) -> Result<()> {
     let mut kind = cli::name(ctx.config);
@@ -132,12 +149,7 @@ pub fn build(ctx: &Ctx) -> Result<()> {
         kind = format!("{kind}, without {}", ctx.without.join(" "));
     }
     ctx.ui.step("kernel", &format!("{}, {kind}", ctx.arch.name()));
-    let kbuild = kbuild(ctx)?;
-    let mut fragments = kconfig::fragments(ctx, ctx.config);
-    fragments.extend(kconfig::without(ctx, &kbuild.objects, &ctx.without)?);
-    // In the middle of a bisection the tree may lack options that the fragments name.
-    let ours = tree::on_branch(ctx);
-    kconfig::make(ctx, &kbuild, &fragments, ours)?;
+    let kbuild = configure(ctx)?;
     let hint = "the first error in the log is the one that matters; make kernel V=1 shows every line";
     kbuild.build(ctx, &[ctx.arch.target()], 120, hint)
 }

@@ -126,8 +126,16 @@ impl Machine<'_> {
     }
 }
 
+/// KVM where it boots a guest, else TCG.
+pub fn accel(ctx: &Ctx, image: &Path, initramfs: &Path) -> Accel {
+    match kvm_works(ctx, image, initramfs) {
+        true => Accel::Kvm,
+        false => Accel::Tcg,
+    }
+}
+
 /// Whether KVM boots a guest. A /dev/kvm may be there and hang every one, so: try.
-pub fn kvm_works(ctx: &Ctx, image: &Path, initramfs: &Path) -> bool {
+fn kvm_works(ctx: &Ctx, image: &Path, initramfs: &Path) -> bool {
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let able = flags.split_whitespace().any(|f| f == "vmx" || f == "svm");
     let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();

@@ -3,15 +3,13 @@
 //! `make shell`: a prompt in the booted kernel.
 
 use crate::ctx::Ctx;
-use crate::qemu::{kvm_works, Accel, Machine};
-use crate::{headers, initramfs, kernel, programs, tree};
+use crate::qemu::{self, Machine};
+use crate::{initramfs, kernel, programs, tree};
 use anyhow::{Context, Result};
 
 pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(8);
-    kernel::prepare(ctx)?;
-    kernel::build(ctx)?;
-    headers::install(ctx)?;
+    kernel::ready(ctx)?;
     let programs = [programs::test_program(ctx).map(|p| vec![p]), programs::tests(ctx)];
     // A tree in the middle of a bisection may be too old for them.
     let programs = match tree::on_branch(ctx) {
@@ -26,7 +24,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         image: &image,
         initramfs: &initramfs,
         words: "quiet userfault.run=shell".into(),
-        accel: if kvm_works(ctx, &image, &initramfs) { Accel::Kvm } else { Accel::Tcg },
+        accel: qemu::accel(ctx, &image, &initramfs),
         processors: 2,
         devices: &[],
         terminal: true,

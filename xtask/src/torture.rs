@@ -6,7 +6,7 @@
 use crate::console::Line;
 use crate::ctx::Ctx;
 use crate::guest::{words, Guest};
-use crate::{headers, kernel, programs};
+use crate::{kernel, programs};
 use anyhow::{bail, Result};
 
 /// How many operations there are by default, on the plain kernel and on the one with all checkers.
@@ -16,9 +16,7 @@ const SEED: u64 = 1;
 
 pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(7);
-    kernel::prepare(ctx)?;
-    kernel::build(ctx)?;
-    headers::install(ctx)?;
+    kernel::ready(ctx)?;
     let programs = programs::tests(ctx)?;
     let seed = ctx.seed.unwrap_or(SEED);
     let ops = ctx.ops.unwrap_or(if ctx.debug() { OPS_DEBUG } else { OPS });
@@ -26,7 +24,9 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         ["userfault-tests".to_string(), "--torture".into(), format!("--ops={ops}"), format!("--seed={seed}")];
     let objects = ctx.objects();
     let words = words(ctx.arch);
-    let guest = Guest { words, minutes: 60, ..Guest::new(&objects, "torture", &programs, command.into()) };
+    // For each so many as for the default.
+    let minutes = 60 * ops.div_ceil(OPS);
+    let guest = Guest { words, minutes, ..Guest::new(&objects, "torture", &programs, command.into()) };
     let console = guest.boot(ctx, |line| {
         if let Line::Program(text) = line {
             ctx.ui.note(text);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a suite of upstream's tests said, and how that differs between two kernels.
+//! What a suite of tests that are not ours said, and how that differs between two kernels.
 
 use crate::tap::{Outcome, State, Tap};
 use regex::Regex;
