@@ -27,15 +27,25 @@ impl Cgroup {
 
     /// Makes it, with nobody in it.
     pub fn new() -> anyhow::Result<Self> {
+        Self::named(&format!("userfault-tests-{}", std::process::id()))
+    }
+
+    /// The same, of this name.
+    pub fn named(name: &str) -> anyhow::Result<Self> {
         let root = mount_at("/sys/fs/cgroup", "cgroup2")?;
         let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
         if !controllers.split_whitespace().any(|name| name == "memory") {
             return Err(Skip("no memory controller in cgroup2".into()).into());
         }
         fs::write(root.join("cgroup.subtree_control"), "+memory").context("subtree_control")?;
-        let own = root.join(format!("userfault-tests-{}", std::process::id()));
+        let own = root.join(name);
         fs::create_dir(&own).context("mkdir")?;
         Ok(Self { root, own })
+    }
+
+    /// Where a file of it is.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.own.join(name)
     }
 
     /// Moves a process there, by its number.

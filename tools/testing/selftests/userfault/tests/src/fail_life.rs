@@ -3,11 +3,11 @@
 //! What becomes of memory that a descriptor serves, when an allocation fails in a call that
 //! touches, moves, copies or unmaps it.
 
-use crate::fail::{layout, quieten, Call, Expect, FailNth, Forms, ENOMEM};
+use crate::fail::{layout, quieten, room, Call, Expect, FailNth, Forms, ENOMEM};
 use crate::fail_range::is_served;
 use crate::harness::Outcome;
 use crate::proc::ensure_holes;
-use crate::range::{serve, Range};
+use crate::range::{serve, LetGo, Range};
 use crate::sys::{
     page, remap_all, Area, Map, Span, MADV_NOUSERFAULT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
 };
@@ -37,10 +37,8 @@ struct Access {
 
 impl Access {
     fn new(far: bool, how: fn(Span) -> nix::Result<usize>) -> anyhow::Result<Self> {
-        let area = Map::bytes(2 << 39).align(1 << 39).map()?;
-        area.page(0).fill(1);
-        let at = if far { 1 << 39 } else { page() };
-        let (holes, src) = (Span::new(area.addr + at, 2 * page()), Area::filled(2, 1)?);
+        let (area, holes) = room(far, 2 * page())?;
+        let src = Area::filled(2, 1)?;
         let (from, over) = (*src, Arc::new(AtomicBool::new(false)));
         let fd = Range::without_waiting()?;
         area.mark()?;
@@ -48,7 +46,11 @@ impl Access {
         let server = std::thread::spawn({
             let over = over.clone();
             // It has the source, which lives as long.
-            move || serve(&fd, holes, *src, &over)
+            move || {
+                // If it fails, who touches is to go on.
+                let _end = LetGo::at_the_end(holes);
+                serve(&fd, holes, *src, &over)
+            }
         });
         Ok(Self {
             area,
@@ -97,8 +99,8 @@ impl Call for Access {
 impl Drop for Access {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
-        if let Some(server) = self.server.take() {
-            let _ = server.join();
+        if let Some(Ok(Err(error))) = self.server.take().map(JoinHandle::join) {
+            println!("# the server: {error:#}");
         }
     }
 }
@@ -158,7 +160,7 @@ fn a77_a78_each_allocation_of_gup_that_waits() -> Outcome {
     forms.end()
 }
 
-/// What becomes of a served area, and whether of all of it.
+/// What becomes of a part of a served area.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Unmap,
@@ -204,14 +206,16 @@ impl Served {
     /// or not.
     fn check_at(&self, span: Span, first: usize, served: bool) -> Outcome {
         let mut hole = None;
-        for (index, at) in span.each_page().enumerate() {
-            match first + index {
-                index @ 0..6 => at.check(1 + index as u32)?,
-                _ => hole = Some(at),
+        for (index, at) in (first..).zip(span.each_page()) {
+            match index {
+                0..6 => at.check(1 + index as u32)?,
+                _ => {
+                    ensure_holes(at)?;
+                    hole = Some(at);
+                }
             }
         }
         if let Some(hole) = hole {
-            ensure_holes(hole)?;
             ensure_eq!(is_served(&self.fd, hole)?, served, "{hole:x?}");
         }
         let seen = layout(span)?;
@@ -257,14 +261,30 @@ impl Call for Served {
                 ensure!(layout(part)?.iter().all(BTreeSet::is_empty), "mapped");
                 Ok(())
             }
-            Change::Unmark => part.page(part.nr_pages() - 1).check_zero(),
+            Change::Unmark => {
+                let seen = layout(part)?;
+                let marked = seen.iter().any(|flags| flags.contains("uf"));
+                ensure!(!marked, "marked: {seen:?}");
+                for (index, at) in (self.part.start..).zip(part.each_page()) {
+                    match index {
+                        0..6 => at.check(1 + index as u32)?,
+                        _ => at.check_zero()?,
+                    }
+                }
+                Ok(())
+            }
             Change::Move | Change::MoveDontUnmap => {
-                // Where the old place could not be unmapped, or split, it is holes, and served.
+                let kept = matches!(self.change, Change::MoveDontUnmap);
                 let left = layout(part)?;
-                if left.iter().any(|flags| !flags.is_empty()) {
+                let gone = left.iter().all(BTreeSet::is_empty);
+                ensure!(!kept || !gone, "unmapped");
+                // Where the old place could not be unmapped it is holes, and served; where it is
+                // kept that has ended, if the vma could be split.
+                if !gone {
+                    let served = left[0].contains("ug");
+                    ensure!(kept || served, "not served: {left:?}");
                     ensure_holes(part)?;
-                    let hole = part.page(0);
-                    ensure_eq!(is_served(&self.fd, hole)?, left[0].contains("ug"));
+                    ensure_eq!(is_served(&self.fd, part.page(0))?, served);
                 }
                 self.check_at(*self.place, self.part.start, true)
             }

@@ -106,23 +106,25 @@ fn a49_each_allocation_of_a_version() -> Outcome {
 /// Whether a touch of a marked hole is told to the program; it is a hole again then.
 pub fn is_served(fd: &Range, hole: Span) -> anyhow::Result<bool> {
     let spare = Area::filled(1, 7)?;
-    let (waiting, end) = (fd.counts()?.1, LetGo::at_the_end(hole));
-    let served = thread::scope(|scope| -> anyhow::Result<bool> {
+    let waiting = fd.counts()?.1;
+    thread::scope(|scope| -> anyhow::Result<bool> {
+        let end = LetGo::at_the_end(hole);
         let thread = scope.spawn(|| hole.load());
         crate::range::wait_until(|| Ok(thread.is_finished() || fd.counts()?.1 > waiting))?;
-        if thread.is_finished() {
+        let served = !thread.is_finished();
+        if served {
+            ensure_eq!(fd.fault()?, hole.addr);
+            ensure_eq!(remap(hole, *spare, RAP_WAKE), Ok(page()));
+            ensure!(thread.join().expect("no panic").is_ok(), "not resolved");
+            remap_all(*spare, hole)?;
+        } else {
             let seen = thread.join().expect("no panic");
             ensure_eq!(seen, Err(Fault::sigbus(hole.addr)));
-            return Ok(false);
         }
-        ensure_eq!(fd.fault()?, hole.addr);
-        ensure_eq!(remap(hole, *spare, RAP_WAKE), Ok(page()));
-        ensure!(thread.join().expect("no panic").is_ok(), "not resolved");
-        remap_all(*spare, hole)?;
-        Ok(true)
-    })?;
-    std::mem::forget(end);
-    Ok(served)
+        // All is as it should be: the mark stays.
+        std::mem::forget(end);
+        Ok(served)
+    })
 }
 
 /// What is asked for of a descriptor, and memory that it serves in part.

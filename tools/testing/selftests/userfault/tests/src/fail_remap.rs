@@ -3,7 +3,7 @@
 //! `remap_anon_pages` when an allocation fails: what has moved is all there, what has not is as it
 //! was, and the rest can be moved later.
 
-use crate::fail::{layout, Call, Expect, Forms, ENOMEM};
+use crate::fail::{layout, room, Call, Expect, Forms, ENOMEM};
 use crate::frame::Splits;
 use crate::harness::Outcome;
 use crate::proc::{entries, Entry};
@@ -99,12 +99,9 @@ fn each(table: &Table<'_>) -> Outcome {
     forms.end()
 }
 
-/// So much room that the middle of it has no table of any level, in a vma that has been touched.
+/// Room where no table of any level is, in a vma that has been touched.
 fn far(span_len: usize) -> anyhow::Result<(Area, Span)> {
-    let area = untouched(1 << 39)?;
-    area.page(0).fill(1);
-    let dst = Span::new(area.addr + (1 << 39), span_len);
-    Ok((area, dst))
+    room(true, span_len)
 }
 
 /// The room, in a vma that was not.

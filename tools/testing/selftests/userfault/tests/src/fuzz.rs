@@ -3,19 +3,22 @@
 //! A fuzzer: processes whose threads make calls at random, ours and those around them, on the same
 //! few MiB of memory, while a watchdog looks after them.
 //!
-//! What a process does follows from the seed and its number.  It ends after so many calls, or when
-//! all its threads wait for somebody to fill a hole: then it is killed, and has to die of that.
+//! What a process draws begins with the seed and its number; what calls return, and when, decides
+//! on the rest.  It ends after so many calls, or when all its threads wait for somebody to fill a
+//! hole: then it is killed, and has to die of that.
 //! Prints a line for each call, `fuzz|call|NAME|MADE|GOOD`, and for each address of code that the
 //! kernel has come to, `fuzz|pc|ADDRESS`.
 
+use crate::cgroup::Cgroup;
 use crate::fuzz_cover::Cover;
 use crate::fuzz_kernel::RING;
 use crate::fuzz_memory::fresh;
 use crate::fuzz_process::reap;
-use crate::fuzz_shared::{Place, Shared, PROCESSES, THREADS, TRACED};
+use crate::fuzz_shared::{Place, Shared, THREADS, TRACED};
 use crate::fuzz_thread::{self as places, Thread};
 use crate::harness::Outcome;
 use crate::knobs::{set_ksm, set_thp, Knobs};
+use crate::madvise_process::pidfd;
 use crate::runner::{taint, warned_since};
 use crate::special::memfd;
 use crate::sys::{page, pmd};
@@ -24,6 +27,7 @@ use anyhow::{bail, Context};
 use io_uring::IoUring;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::prctl;
 use nix::sys::signal::{kill, killpg, SigSet, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, getpgid, gettid, pipe2, setpgid, ForkResult, Pid};
@@ -43,7 +47,6 @@ pub struct Options {
     pub first: u64,
 }
 
-const CGROUPS: &str = "/sys/fs/cgroup";
 const MINUTE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(20);
 /// How long a process may make no call before it is interrupted, and before it is killed.
@@ -60,7 +63,7 @@ const STEPS: (usize, usize) = (50, 2000);
 struct Process {
     place: &'static Place,
     covers: &'static [Cover],
-    cgroup: PathBuf,
+    cgroup: Cgroup,
     pid: Pid,
     /// How many calls it had made, and when that was.
     progress: (usize, Instant),
@@ -72,6 +75,10 @@ struct Process {
 pub fn run(options: &Options) -> Outcome {
     let knobs = Knobs::read();
     let result = prepare().and_then(|()| watch(options));
+    // First: KSM gives its pages back only when it gets the locks of all, of one that hangs too.
+    if let Err(error) = &result {
+        println!("# {error:#}");
+    }
     knobs.restore();
     result
 }
@@ -85,9 +92,7 @@ fn prepare() -> Outcome {
     }
     set_ksm("sleep_millisecs", 20)?;
     set_ksm("use_zero_pages", 1)?;
-    set_ksm("run", 1)?;
-    fs::write(Path::new(CGROUPS).join("cgroup.subtree_control"), "+memory")
-        .context("the memory controller")
+    set_ksm("run", 1)
 }
 
 fn watch(options: &Options) -> Outcome {
@@ -95,22 +100,19 @@ fn watch(options: &Options) -> Outcome {
     touch::install();
     touch::give_up_on(Signal::SIGUSR1);
     // Children of those that are killed become ours, so that none is lost.
-    // SAFETY: It has no preconditions.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) })?;
+    prctl::set_child_subreaper(true)?;
     let (shared, taint, end) = (Shared::new()?, taint()?, Instant::now() + options.time);
     let (mut number, mut killed, mut told) = (options.first, 0, Instant::now());
     let mut processes = Vec::new();
-    for place in shared.places.iter().take(options.processes.min(PROCESSES)) {
+    for place in shared.places.iter().take(options.processes) {
         let covers: Option<Vec<_>> = (0..TRACED)
             .map(|_| Cover::new())
             .collect::<anyhow::Result<_>>()?;
         let covers = covers.unwrap_or_default().leak();
-        let cgroup = Path::new(CGROUPS).join(format!("userfault-fuzz-{number}"));
-        fs::create_dir(&cgroup).context("mkdir")?;
         let mut process = Process {
             place,
             covers,
-            cgroup,
+            cgroup: Cgroup::named(&format!("userfault-fuzz-{number}"))?,
             pid: Pid::from_raw(0),
             progress: (0, Instant::now()),
             over: None,
@@ -132,9 +134,7 @@ fn watch(options: &Options) -> Outcome {
                 continue;
             }
             process.covers.iter().for_each(|cover| cover.drain(shared));
-            if is_over {
-                let _ = fs::remove_dir(&process.cgroup);
-            } else {
+            if !is_over {
                 process.start(shared, options.seed, number)?;
                 number += 1;
                 left.push(process);
@@ -279,14 +279,13 @@ fn live(process: &Process, shared: &'static Shared, seed: u64) -> Outcome {
     let place = process.place;
     let pid = std::process::id() as i32;
     setpgid(Pid::from_raw(0), Pid::from_raw(0)).context("setpgid")?;
-    // SAFETY: It has no preconditions.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    prctl::set_pdeathsig(Signal::SIGKILL).context("PR_SET_PDEATHSIG")?;
     for (name, value) in [
         ("memory.high", "max"),
         ("memory.max", "max"),
         ("cgroup.procs", "0"),
     ] {
-        fs::write(process.cgroup.join(name), value).context(name)?;
+        process.cgroup.set(name, value)?;
     }
     open_all(&process.cgroup)?;
     let mut aio = 0usize;
@@ -322,7 +321,7 @@ fn live(process: &Process, shared: &'static Shared, seed: u64) -> Outcome {
 }
 
 /// Opens all that calls are about, each where it is looked for.
-fn open_all(cgroup: &Path) -> Outcome {
+fn open_all(cgroup: &Cgroup) -> Outcome {
     const BOTH: i32 = libc::O_RDWR;
     const WRITE: i32 = libc::O_WRONLY;
     for (path, flags, at) in [
@@ -351,12 +350,12 @@ fn open_all(cgroup: &Path) -> Outcome {
         (Path::new("/sys/kernel/debug/gup_test"), BOTH, places::PINS),
         (Path::new("/dev/hmm_dmirror0"), BOTH, places::HMM),
         (
-            &cgroup.join("memory.reclaim"),
+            &cgroup.file("memory.reclaim"),
             WRITE,
             places::CGROUP_RECLAIM,
         ),
-        (&cgroup.join("memory.high"), WRITE, places::CGROUP_HIGH),
-        (&cgroup.join("memory.max"), WRITE, places::CGROUP_MAX),
+        (&cgroup.file("memory.high"), WRITE, places::CGROUP_HIGH),
+        (&cgroup.file("memory.max"), WRITE, places::CGROUP_MAX),
     ] {
         let file = fs::File::options()
             .read(flags & libc::O_ACCMODE != WRITE)
@@ -369,24 +368,17 @@ fn open_all(cgroup: &Path) -> Outcome {
     keep(reader, places::PIPE_OUT)?;
     keep(writer, places::PIPE_IN)?;
     keep(memfd(2 * pmd() / page())?, places::MEMFD)?;
-    keep(
-        new(libc::SYS_epoll_create1, libc::O_CLOEXEC as usize, 0)?,
-        places::EPOLL,
-    )?;
-    keep(
-        new(libc::SYS_pidfd_open, std::process::id() as usize, 0)?,
-        places::SELF,
-    )?;
+    keep(epoll()?, places::EPOLL)?;
+    keep(pidfd(Pid::this())?, places::SELF)?;
     *RING.lock().expect("no other thread is there") = Some(IoUring::new(8).context("io_uring")?);
     Ok(())
 }
 
-/// A descriptor that a system call makes.
-fn new(number: i64, first: usize, second: usize) -> anyhow::Result<OwnedFd> {
+fn epoll() -> anyhow::Result<OwnedFd> {
     // SAFETY: It makes a new descriptor only.
-    let fd = Errno::result(unsafe { libc::syscall(number, first, second) })?;
+    let fd = Errno::result(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) });
     // SAFETY: Nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd.context("epoll_create1")?) })
 }
 
 /// Gives a descriptor the number that it is to have.

@@ -3,10 +3,10 @@
 //! Which code of the kernel a thread comes to: KCOV.
 
 use crate::fuzz_shared::Shared;
+use crate::sys::Map;
 use anyhow::Context;
-use nix::errno::Errno;
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -39,20 +39,10 @@ impl Cover {
         let file = file.with_context(|| path.display().to_string())?;
         // SAFETY: The argument is a number of words.
         unsafe { init_trace(file.as_raw_fd(), WORDS as libc::c_int) }.context("KCOV_INIT_TRACE")?;
-        // SAFETY: It makes a new mapping, which is never unmapped.
-        let memory = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                WORDS * size_of::<u64>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        anyhow::ensure!(memory != libc::MAP_FAILED, "mmap: {}", Errno::last());
+        let map = Map::bytes(WORDS * size_of::<u64>()).file(file.as_fd(), libc::MAP_SHARED);
+        let memory = map.leak().context("mmap")?;
         // SAFETY: The kernel writes whole numbers, as others do.
-        let words = unsafe { std::slice::from_raw_parts(memory.cast::<AtomicU64>(), WORDS) };
+        let words = unsafe { std::slice::from_raw_parts(memory as *const AtomicU64, WORDS) };
         Ok(Some(Self { file, words }))
     }
 

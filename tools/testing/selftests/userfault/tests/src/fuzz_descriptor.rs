@@ -13,13 +13,7 @@ const WORD: usize = size_of::<u64>();
 
 /// A descriptor, which probably speaks the range protocol.
 fn some(t: &mut Thread) -> usize {
-    let half = USERFAULTFDS.len() / 2;
-    USERFAULTFDS.start
-        + if t.one_in(8) {
-            half + t.below(half)
-        } else {
-            t.below(half)
-        }
+    t.userfaultfd(0)
 }
 
 /// Opens a descriptor in the place of another one.
@@ -146,16 +140,8 @@ pub fn read(t: &mut Thread) {
     let (fd, addr) = (some(t), t.address());
     if t.one_in(2) {
         let mut word = [0u32; 2];
-        let halves = [
-            libc::iovec {
-                iov_base: (&raw mut word[0]).cast(),
-                iov_len: WORD / 2,
-            },
-            libc::iovec {
-                iov_base: (&raw mut word[1]).cast(),
-                iov_len: WORD / 2,
-            },
-        ];
+        let halves = [0, 1].map(|half| &raw mut word[half] as usize);
+        let halves = halves.map(|at| Span::new(at, WORD / 2).iovec());
         let _ = t.call(
             Call::range_readv,
             libc::SYS_readv,
@@ -180,16 +166,7 @@ pub fn write(t: &mut Thread) {
         } else {
             &raw const words[1] as usize
         };
-        let halves = [
-            libc::iovec {
-                iov_base: (&raw const words[0]).cast_mut().cast(),
-                iov_len: WORD,
-            },
-            libc::iovec {
-                iov_base: second as *mut libc::c_void,
-                iov_len: WORD,
-            },
-        ];
+        let halves = [&raw const words[0] as usize, second].map(|at| Span::new(at, WORD).iovec());
         let _ = t.call(
             Call::range_writev,
             libc::SYS_writev,

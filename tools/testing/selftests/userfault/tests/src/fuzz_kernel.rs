@@ -11,14 +11,6 @@ use std::io::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Mutex;
 
-/// So much may be asked for at once that more than one page is needed, and they may be part of two.
-fn iovec(span: Span) -> libc::iovec {
-    libc::iovec {
-        iov_base: span.addr as *mut libc::c_void,
-        iov_len: span.len,
-    }
-}
-
 /// Some bytes, mostly not whole pages.
 fn bytes(t: &mut Thread) -> Span {
     let span = t.short_span();
@@ -26,7 +18,7 @@ fn bytes(t: &mut Thread) -> Span {
         true => span,
         false => {
             let offset = t.below(page());
-            let len = 1 + t.below(span.len);
+            let len = 1 + t.below(span.len.max(1));
             Span::new(
                 span.addr + offset,
                 len.min(pool().end() - span.addr - offset),
@@ -42,7 +34,7 @@ pub fn process_vm(t: &mut Thread) {
         0 => t.place.pid.load(Relaxed),
         pid => pid,
     };
-    let (local, remote) = ([iovec(bytes(t))], [iovec(bytes(t)), iovec(bytes(t))]);
+    let (local, remote) = ([bytes(t).iovec()], [bytes(t).iovec(), bytes(t).iovec()]);
     let (call, number) = match t.one_in(2) {
         true => (Call::process_vm_readv, libc::SYS_process_vm_readv),
         false => (Call::process_vm_writev, libc::SYS_process_vm_writev),
@@ -105,7 +97,7 @@ pub fn vmsplice(t: &mut Thread) {
         {}
         return;
     }
-    let ranges = [iovec(bytes(t))];
+    let ranges = [bytes(t).iovec()];
     let flags = libc::SPLICE_F_NONBLOCK as usize;
     let args = [places::PIPE_IN, ranges.as_ptr() as usize, 1, flags];
     let _ = t.call(Call::vmsplice, libc::SYS_vmsplice, &args);
@@ -172,7 +164,7 @@ pub fn io_uring(t: &mut Thread) {
     match t.below(4) {
         0 => {
             let span = t.span();
-            let buffers = [iovec(span)];
+            let buffers = [span.iovec()];
             let args = [span.addr, span.len];
             // SAFETY: The memory is never borrowed.
             let what = || unsafe { ring.submitter().register_buffers(&buffers) }.map_err(errno);

@@ -5,7 +5,7 @@
 use crate::fuzz_calls::Call;
 use crate::fuzz_descriptor::open_at;
 use crate::fuzz_memory::{fresh, map_file, map_new, touch_one};
-use crate::fuzz_thread::{pool, Thread, USERFAULTFDS};
+use crate::fuzz_thread::{pool, Thread};
 use crate::range::USER_MODE_ONLY;
 use crate::sys::{page, Span};
 
@@ -22,7 +22,7 @@ const WP: u64 = 1 << 1;
 const MINOR: u64 = 1 << 2;
 const RWP: u64 = 1 << 3;
 
-/// An operation: its number, and how many words its argument has.
+/// An operation: what it is counted as, and the request of its ioctl.
 struct Operation {
     call: Call,
     request: usize,
@@ -67,13 +67,7 @@ const SET_MODE_OP: Operation = write(Call::uffdio_set_mode, 0x0a, 2);
 
 /// A descriptor, which probably speaks mainline's dialect.
 fn some(t: &mut Thread) -> usize {
-    let half = USERFAULTFDS.len() / 2;
-    USERFAULTFDS.start
-        + if t.one_in(8) {
-            t.below(half)
-        } else {
-            half + t.below(half)
-        }
+    t.userfaultfd(1)
 }
 
 fn ioctl(t: &mut Thread, fd: usize, operation: Operation, words: &mut [u64]) -> bool {

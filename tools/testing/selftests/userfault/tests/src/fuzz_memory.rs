@@ -335,9 +335,8 @@ pub fn mlock(t: &mut Thread) {
 
 /// Locks all memory on fault, and unlocks it soon.
 pub fn mlock_all(t: &mut Thread) {
-    const MCL_ONFAULT: usize = 4;
-    let flags = libc::MCL_CURRENT as usize | MCL_ONFAULT;
-    let _ = t.call(Call::mlockall, libc::SYS_mlockall, &[flags]);
+    let flags = libc::MCL_CURRENT | libc::MCL_ONFAULT;
+    let _ = t.call(Call::mlockall, libc::SYS_mlockall, &[flags as usize]);
     remap_anon_pages(t);
     let _ = t.call(Call::munlockall, libc::SYS_munlockall, &[]);
 }
@@ -396,10 +395,12 @@ pub fn remap_file_pages(t: &mut Thread) {
     }
 }
 
+/// Of mbind(2) and move_pages(2): pages that are there migrate.
+const MPOL_MF_MOVE: usize = 1 << 1;
+
 /// Has pages migrate from one node to another.
 pub fn move_pages(t: &mut Thread) {
     const MOST: usize = 64;
-    const MPOL_MF_MOVE: usize = 1 << 1;
     if t.one_in(4) {
         let (from, to) = t.pick(&[(1usize, 2usize), (2, 1), (3, 1), (3, 2)]);
         let masks = [&raw const from as usize, &raw const to as usize];
@@ -430,19 +431,15 @@ pub fn move_pages(t: &mut Thread) {
 
 /// Where memory is to be from.
 pub fn policy(t: &mut Thread) {
-    const MPOL_MF_MOVE: usize = 1 << 1;
     let mode = t.pick(&[libc::MPOL_DEFAULT, libc::MPOL_PREFERRED, libc::MPOL_BIND]) as usize;
-    let mask = if mode == libc::MPOL_DEFAULT as usize {
-        0
-    } else {
-        1 + t.below(2)
+    let mask = match mode as i32 {
+        libc::MPOL_DEFAULT => 0,
+        _ => 1 + t.below(2),
     };
-    let pointer = if mask == 0 {
-        0
-    } else {
-        &raw const mask as usize
+    let (pointer, bits) = match mask {
+        0 => (0, 0),
+        _ => (&raw const mask as usize, 64),
     };
-    let bits = if mask == 0 { 0 } else { 64 };
     if t.one_in(2) {
         let span = t.span();
         let flags = t.pick(&[0, MPOL_MF_MOVE]);

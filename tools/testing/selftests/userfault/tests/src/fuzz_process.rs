@@ -8,6 +8,8 @@ use crate::fuzz_memory::touch_one;
 use crate::fuzz_shared::THREADS;
 use crate::fuzz_thread::Thread;
 use crate::touch;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// How many more threads there may be.
@@ -57,8 +59,7 @@ pub fn fork(t: &mut Thread) {
 }
 
 fn child(t: &mut Thread, steps: usize, executes: bool) -> ! {
-    // SAFETY: It has no preconditions.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    let _ = set_pdeathsig(Signal::SIGKILL);
     t.become_child();
     for _ in 0..steps {
         t.step();
@@ -123,7 +124,11 @@ pub fn thread(t: &mut Thread) {
             .map(drop)
             .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))
     };
-    let _ = t.record(Call::thread, &[span.addr, span.len], what, |()| 0);
+    if t.record(Call::thread, &[span.addr, span.len], what, |()| 0)
+        .is_err()
+    {
+        place.extra.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Lets a thread of the process give up what it waits in, or does something to the own child.

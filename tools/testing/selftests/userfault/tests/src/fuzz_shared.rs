@@ -6,6 +6,8 @@
 //! All of it is atomic numbers in shared memory, so that whoever dies loses nothing.
 
 use crate::fuzz_calls::{Call, NAMES};
+use crate::fuzz_thread::SPREAD;
+use crate::sys::Map;
 use anyhow::Context;
 use nix::errno::Errno;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -35,7 +37,7 @@ struct Record {
 /// The last calls of a thread.
 pub struct Ring {
     /// How many there were in all.
-    pub made: AtomicUsize,
+    made: AtomicUsize,
     records: [Record; LAST],
 }
 
@@ -135,21 +137,11 @@ pub struct Shared {
 impl Shared {
     /// Makes it, for this process and all that it will have.
     pub fn new() -> anyhow::Result<&'static Self> {
-        // SAFETY: It makes a new mapping, which is never unmapped.
-        let memory = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                size_of::<Self>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        anyhow::ensure!(memory != libc::MAP_FAILED, "mmap: {}", Errno::last());
+        let map = Map::bytes(size_of::<Self>()).flags(libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        let memory = map.leak().context("mmap")?;
         // SAFETY: It is as large as that, aligned, zero, which is valid for numbers, and others
         // change it only as atomic numbers.
-        Ok(unsafe { &*memory.cast::<Self>() })
+        Ok(unsafe { &*(memory as *const Self) })
     }
 
     /// Counts a call.
@@ -169,7 +161,6 @@ impl Shared {
 
     /// Adds a program counter that was reached.
     pub fn reached(&self, counter: u64) {
-        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         let first = (counter.wrapping_mul(SPREAD) >> 40) as usize;
         for index in first..first + COUNTERS {
             let place = &self.counters[index % COUNTERS];

@@ -28,7 +28,8 @@ pub fn store() -> Span {
 /// How many places calls often meet at, and for how many steps those stay the same.
 const HOT: usize = 4;
 const HOT_STEPS: u64 = 32;
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Makes numbers that are near far apart.
+pub const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What of a descriptor's file is where, so that no number ever means another thing.
 pub const USERFAULTFDS: std::ops::Range<usize> = 100..106;
@@ -54,8 +55,8 @@ pub struct Thread {
     pub numbers: Numbers,
     pub shared: &'static Shared,
     pub place: &'static Place,
-    pub index: usize,
-    pub is_child: bool,
+    /// Those of children are behind those of all threads.
+    index: usize,
     pub child: Option<i32>,
     /// The same for all threads of a process.
     process: u64,
@@ -65,7 +66,7 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// One of a process: what it does follows from the seed and that process's number.
+    /// One of a process: what it draws begins with the seed and that process's number.
     pub fn new(
         seed: u64,
         shared: &'static Shared,
@@ -81,7 +82,6 @@ impl Thread {
             shared,
             place,
             index,
-            is_child: false,
             child: None,
             process,
             steps: 0,
@@ -92,7 +92,6 @@ impl Thread {
 
     /// Goes on as the child of the thread, in a process of its own.
     pub fn become_child(&mut self) {
-        self.is_child = true;
         self.index += THREADS;
         self.ring = &self.place.rings[self.index];
         self.child = None;
@@ -114,7 +113,7 @@ impl Thread {
     /// Makes some calls of one kind.
     pub fn step(&mut self) {
         self.steps += 1;
-        let is_child = self.is_child;
+        let is_child = self.index >= THREADS;
         let possible = || GENERATORS.iter().filter(|g| g.by_child || !is_child);
         let mut lot = self.below(possible().map(|g| g.weight).sum());
         for generator in possible() {
@@ -271,6 +270,13 @@ impl Thread {
         let room = (store().len - len) / page();
         let index = self.below(room + 1);
         Span::new(store().addr + index * page(), len)
+    }
+
+    /// A userfaultfd of this half of them, 0 or 1, or sometimes of the other.
+    pub fn userfaultfd(&mut self, half: usize) -> usize {
+        let len = USERFAULTFDS.len() / 2;
+        let half = if self.one_in(8) { 1 - half } else { half };
+        USERFAULTFDS.start + half * len + self.below(len)
     }
 
     /// Sometimes something else: what nobody should ask for.  Not for calls that would then change

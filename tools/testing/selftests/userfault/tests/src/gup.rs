@@ -176,10 +176,7 @@ impl Pin {
     /// Registers it.
     pub fn new(span: Span) -> anyhow::Result<Self> {
         let ring = ring()?;
-        let buffer = libc::iovec {
-            iov_base: span.addr as *mut libc::c_void,
-            iov_len: span.len,
-        };
+        let buffer = span.iovec();
         // SAFETY: The memory of an area is never borrowed, and lives longer.
         unsafe { ring.submitter().register_buffers(&[buffer]) }.context("register_buffers")?;
         Ok(Self(ring))

@@ -5,18 +5,17 @@
 
 use crate::gup::{Benchmark, How, Kind, Pin, Pins};
 use crate::harness::Outcome;
-use crate::knobs::{mount_at, number, set, TRACER};
 use crate::proc::{ensure_holes, ensure_present, has_symbol};
 use crate::process::{interrupt, must_end};
 use crate::range::{resolve, LetGo, Range};
 use crate::range_fault::handle_sigusr1;
 use crate::sys::{page, pmd, pmd_pages, remap_all, Area, Map};
+use crate::trace::IrqsOff;
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::sys::uio::{process_vm_readv, RemoteIoVec};
 use nix::unistd::getpid;
-use std::fs;
 use std::io::IoSliceMut;
 use std::thread;
 
@@ -202,19 +201,10 @@ fn c43_interrupts_off_for_a_window() -> Outcome {
         crate::skip!("this kernel gets pages without a lock by upstream's function");
     }
     let benchmark = Benchmark::open()?;
-    let tracing = mount_at("/sys/kernel/tracing", "tracefs")?;
-    let tracers = fs::read_to_string(tracing.join("available_tracers"))?;
-    if !tracers.split_whitespace().any(|name| name == "irqsoff") {
-        crate::skip!("this kernel has no tracer of interrupts that are off");
-    }
+    let irqs = IrqsOff::new()?;
     let area = Map::bytes(1 << 30).map()?;
     area.advise(libc::MADV_POPULATE_WRITE).context("populate")?;
-    set(TRACER, "irqsoff")?;
-    let all = benchmark.run(Kind::GetFast, *area, area.nr_pages())? / 1000;
-    let off = number(&tracing.join("tracing_max_latency").to_string_lossy())?;
-    println!("# interrupts were off for {off} of {all} microseconds at most");
-    ensure!(off < all / 4, "interrupts were off for {off} of {all} us");
-    Ok(())
+    irqs.ensure_brief(|| Ok(benchmark.run(Kind::GetFast, *area, area.nr_pages())? / 1000))
 }
 
 /// A78: a fatal signal ends the wait, another does not where the caller does not look at it.

@@ -17,7 +17,6 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
-use std::os::fd::OwnedFd;
 use std::thread;
 
 /// Reads a byte of each of so many pages from `ds:0` on and says it, then says that it is done.
@@ -247,10 +246,7 @@ fn a71_machine_is_killed() -> Outcome {
         let copy = elsewhere.then(|| target.copy()).transpose()?;
         kill(target.pid(), Signal::SIGKILL)?;
         let last = data.page(PAGES - 1);
-        let wake = [last.addr.to_ne_bytes(), last.end().to_ne_bytes()].concat();
-        let gone = |copy: &OwnedFd| {
-            wait_until(|| Ok(nix::unistd::write(copy, &wake) == Err(Errno::ESRCH)))
-        };
+        let gone = |copy: &Range| wait_until(|| Ok(copy.wake(last) == Err(Errno::ESRCH)));
         let gone = ensure_ended(target.pid()).and_then(|()| {
             copy.as_ref()
                 .map_or(Ok(()), gone)

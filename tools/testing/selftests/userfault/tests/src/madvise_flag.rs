@@ -5,11 +5,11 @@
 use crate::harness::Outcome;
 use crate::proc::{is_marked, vma_of, vmas_in};
 use crate::process::must_pass_in_child;
+use crate::range_access::give_up_privileges;
 use crate::sys::{page, Area, Map, Span, MADV_NOUSERFAULT, MADV_USERFAULT, RW};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
-use nix::unistd::{setresuid, Uid};
 
 /// A1: the two numbers, and no neighbours of theirs.
 fn a1_numbers_set_and_clear_the_mark() -> Outcome {
@@ -166,8 +166,7 @@ fn a9_range_with_a_gap() -> Outcome {
 /// A9: it needs no privilege.
 fn a9_needs_no_privilege() -> Outcome {
     must_pass_in_child(|| {
-        let nobody = Uid::from_raw(65534);
-        setresuid(nobody, nobody, nobody).context("setresuid")?;
+        give_up_privileges()?;
         let area = Area::marked(1)?;
         ensure!(area.load().is_err(), "no SIGBUS");
         area.unmark()?;

@@ -94,13 +94,7 @@ fn a11_writev() -> Outcome {
     let pair = Pair::new()?;
     let _ = pair.same("writev", |area| {
         let file = memfd(0)?;
-        let parts: Vec<_> = area
-            .each_page()
-            .map(|part| libc::iovec {
-                iov_base: part.addr as *mut libc::c_void,
-                iov_len: part.len,
-            })
-            .collect();
+        let parts: Vec<_> = area.each_page().map(Span::iovec).collect();
         // SAFETY: The memory of an area is never borrowed.
         let count = unsafe { libc::writev(file.as_raw_fd(), parts.as_ptr(), 3) };
         Ok(Errno::result(count))
@@ -157,10 +151,7 @@ fn a11_process_vm() -> Outcome {
         for (first, want) in [(1, Err(Errno::EFAULT)), (0, Ok(page() as i64))] {
             let seen = pair.same(name, |area| {
                 let pair = [own.pages(first..3), area.pages(first..3)];
-                let [local, remote] = pair.map(|span| libc::iovec {
-                    iov_base: span.addr as *mut libc::c_void,
-                    iov_len: span.len,
-                });
+                let [local, remote] = pair.map(Span::iovec);
                 // The last argument is as wide as the stack's slot that it is passed in.
                 let (pid, flags) = (std::process::id(), 0u64);
                 // SAFETY: As above.
@@ -331,10 +322,7 @@ fn a11_vmsplice() -> Outcome {
     let pair = Pair::new()?;
     let seen = pair.same("vmsplice", |area| {
         let (_reader, writer) = a_pipe(&[])?;
-        let part = libc::iovec {
-            iov_base: area.page(1).addr as *mut libc::c_void,
-            iov_len: page(),
-        };
+        let part = area.page(1).iovec();
         // SAFETY: As above.
         Ok(Errno::result(unsafe {
             libc::vmsplice(writer.as_raw_fd(), &part, 1, 0)

@@ -27,13 +27,7 @@ pub fn pidfd(pid: Pid) -> anyhow::Result<OwnedFd> {
 
 /// `process_madvise`.  Returns how many bytes were advised on.
 pub fn process_madvise(fd: i32, spans: &[Span], advice: i32, flags: u32) -> nix::Result<usize> {
-    let parts: Vec<_> = spans
-        .iter()
-        .map(|span| libc::iovec {
-            iov_base: span.addr as *mut libc::c_void,
-            iov_len: span.len,
-        })
-        .collect();
+    let parts: Vec<_> = spans.iter().map(|span| span.iovec()).collect();
     let nr = libc::SYS_process_madvise;
     // SAFETY: The memory of an area is never borrowed.
     let done = unsafe { libc::syscall(nr, fd, parts.as_ptr(), parts.len(), advice, flags) };

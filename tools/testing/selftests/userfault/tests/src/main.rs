@@ -124,55 +124,37 @@ fn command() -> Command {
                 .action(ArgAction::Append)
                 .help("Leave out the tests whose name contains this; may be repeated"),
         )
-        .arg(
-            Arg::new("exact")
-                .long("exact")
-                .action(ArgAction::SetTrue)
-                .help("A filter is the whole name of a test"),
-        )
-        .arg(
-            Arg::new("list")
-                .long("list")
-                .action(ArgAction::SetTrue)
-                .help("Print the names of the tests and run none"),
-        )
-        .arg(
-            Arg::new("bench")
-                .long("bench")
-                .action(ArgAction::SetTrue)
-                .help("Measure instead of testing; \"make bench\" makes a table of it"),
-        )
-        .arg(
-            Arg::new("bench-gup")
-                .long("bench-gup")
-                .action(ArgAction::SetTrue)
-                .help("Measure what the kernel may do in Rust or in C"),
-        )
-        .arg(
-            Arg::new("torture")
-                .long("torture")
-                .action(ArgAction::SetTrue)
-                .help("Do random operations and hold all memory against a model"),
-        )
-        .arg(
-            Arg::new("fuzz")
-                .long("fuzz")
-                .action(ArgAction::SetTrue)
-                .help("Make calls at random instead; \"make fuzz\" says what they have reached"),
-        )
         .args([
+            flag("exact", "A filter is the whole name of a test"),
+            flag("list", "Print the names of the tests and run none"),
+            flag(
+                "bench",
+                "Measure instead of testing; \"make bench\" makes a table of it",
+            ),
+            flag(
+                "bench-gup",
+                "Measure what the kernel may do in Rust or in C",
+            ),
+            flag(
+                "torture",
+                "Do random operations and hold all memory against a model",
+            ),
+            flag(
+                "fuzz",
+                "Make calls at random instead; \"make fuzz\" says what they have reached",
+            ),
+            flag(
+                madvise_lifetime::PROBE_FLAGS,
+                "Exit with 1 if any of the own memory is marked, for the test of exec",
+            )
+            .hide(true),
             number("ops", "10000000", 1.., "How many operations of --torture"),
             number("seconds", "60", 1.., "How long the fuzzer runs"),
-            number(
-                "seed",
-                "1",
-                0..=u64::from(u32::MAX),
-                "What both follow from",
-            ),
+            number("seed", "1", 0.., "What both follow from"),
             number(
                 "processes",
                 "4",
-                1..=8,
+                1..=fuzz_shared::PROCESSES as u64,
                 "How many processes the fuzzer has at once",
             ),
             number(
@@ -181,25 +163,19 @@ fn command() -> Command {
                 0..,
                 "The number of its first process, to see that one again",
             ),
+            number("timeout", "60", 1.., "The time limit of one test").value_name("SECONDS"),
         ])
-        .arg(
-            Arg::new("timeout")
-                .long("timeout")
-                .value_name("SECONDS")
-                .value_parser(value_parser!(u64).range(1..))
-                .default_value("60")
-                .help("The time limit of one test"),
-        )
-        .arg(
-            Arg::new(madvise_lifetime::PROBE_FLAGS)
-                .long(madvise_lifetime::PROBE_FLAGS)
-                .action(ArgAction::SetTrue)
-                .hide(true)
-                .help("Exit with 1 if any of the own memory is marked, for the test of exec"),
-        )
 }
 
-/// An option of the fuzzer.
+/// An option that is given or not.
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .action(ArgAction::SetTrue)
+        .help(help)
+}
+
+/// An option that is a number.
 fn number(
     name: &'static str,
     default: &'static str,
@@ -225,8 +201,7 @@ fn main() -> ExitCode {
     } else if args.get_flag("bench-gup") {
         Some(bench_gup::run())
     } else if args.get_flag("torture") {
-        let (seed, ops) = (number("seed"), number("ops"));
-        Some(torture::run(torture::Torture { seed, ops }))
+        Some(torture::run(number("seed"), number("ops")))
     } else if args.get_flag("fuzz") {
         Some(fuzz::run(&fuzz::Options {
             time: Duration::from_secs(number("seconds")),

@@ -176,6 +176,12 @@ impl Range {
     }
 }
 
+impl From<OwnedFd> for Range {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl AsFd for Range {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -111,10 +111,7 @@ fn a11_a81_system_calls_wait() -> Outcome {
 
     let (hole, src) = (area.page(6), Area::filled(1, 7)?);
     let spliced = serve_call(&fd, hole, *src, || {
-        let part = libc::iovec {
-            iov_base: hole.addr as *mut libc::c_void,
-            iov_len: 16,
-        };
+        let part = Span::new(hole.addr, 16).iovec();
         // SAFETY: The kernel checks the pointer, and the memory is never borrowed.
         Errno::result(unsafe { libc::vmsplice(writer.as_raw_fd(), &part, 1, 0) })
     })?;
@@ -135,12 +132,8 @@ fn a11_a81_vectors_wait() -> Outcome {
     let area = Area::pages(4)?;
     let fd = Range::serving(*area)?;
     let (reader, mut writer) = pipe().map(|(reader, writer)| (reader, File::from(writer)))?;
-    let vector = |holes: Span| {
-        [0, 1].map(|index| libc::iovec {
-            iov_base: (holes.page(index).end() - 8) as *mut libc::c_void,
-            iov_len: 8,
-        })
-    };
+    let vector =
+        |holes: Span| [0, 1].map(|index| Span::new(holes.page(index).end() - 8, 8).iovec());
 
     writer.write_all(b"0123456789abcdef")?;
     let (holes, src) = (area.pages(0..2), Area::filled(2, 1)?);

@@ -17,18 +17,14 @@ use crate::{ensure_eq, ksm, register, skip};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::sched::{unshare, CloneFlags};
+use nix::sys::prctl;
 use nix::unistd::{getpid, getuid};
 use std::fs::{self, File};
-
-fn prctl(option: i32, first: usize, second: usize) -> nix::Result<()> {
-    // SAFETY: What the second argument points to, if anything, is valid.
-    Errno::result(unsafe { libc::prctl(option, first, second, 0, 0) }).map(drop)
-}
 
 /// Becomes an ordinary user whose files in /proc are its own.
 fn become_a_user() -> Outcome {
     give_up_privileges()?;
-    prctl(libc::PR_SET_DUMPABLE, 1, 0).context("PR_SET_DUMPABLE")
+    prctl::set_dumpable(true).context("PR_SET_DUMPABLE")
 }
 
 /// C100: a user who is root in a user namespace of its own has there what a descriptor that serves
@@ -135,9 +131,11 @@ fn refuse(call: i64, advising: i64, advice: i32) -> Outcome {
         len: steps.len() as u16,
         filter: steps.as_mut_ptr(),
     };
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).context("PR_SET_NO_NEW_PRIVS")?;
-    let mode = libc::SECCOMP_MODE_FILTER as usize;
-    match prctl(libc::PR_SET_SECCOMP, mode, &raw const filter as usize) {
+    prctl::set_no_new_privs().context("PR_SET_NO_NEW_PRIVS")?;
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: The filter is valid, with all its steps.
+    let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter, 0, 0) };
+    match Errno::result(done).map(drop) {
         Err(Errno::EINVAL) => skip!("this kernel has no filters of system calls"),
         done => done.context("PR_SET_SECCOMP"),
     }

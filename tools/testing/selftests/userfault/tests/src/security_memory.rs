@@ -22,7 +22,7 @@ use nix::sys::signal::Signal;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Barrier;
+use std::sync::RwLock;
 use std::thread;
 
 const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
@@ -73,15 +73,17 @@ fn c121_waiters_take_no_memory() -> Outcome {
         // Together to a few KiB.
         Ok(group.exact_stat("slab")? + group.stat("pagetables")? + group.stat("kernel_stack")?)
     };
-    let turn = Barrier::new(THREADS + 1);
+    let turn = RwLock::new(());
     let (before, after) = thread::scope(|scope| -> anyhow::Result<_> {
         let _end = LetGo::at_the_end(*area);
+        // Who fails lets go of it.
+        let closed = turn.write().expect("no panic");
         for index in 0..THREADS {
             let (first, second) = (area.page(2 * index), area.page(2 * index + 1));
             let turn = &turn;
             scope.spawn(move || {
                 let _ = first.load();
-                turn.wait();
+                drop(turn.read());
                 let _ = second.load();
             });
         }
@@ -93,7 +95,7 @@ fn c121_waiters_take_no_memory() -> Outcome {
         }
         ensure_eq!(fd.wake(*area), Ok(16));
         let before = taken()?;
-        turn.wait();
+        drop(closed);
         fd.wait_for(THREADS as u64)?;
         Ok((before, taken()?))
     })?;
@@ -303,11 +305,7 @@ fn c126_descriptor_keeps_no_memory() -> Outcome {
     ensure!(held()? > SIZE as u64 / 2, "{} bytes", held()?);
     drop(child);
     wait_until(|| Ok(held()? < SIZE as u64 / 8)).context("it is held")?;
-    let words: Vec<u8> = [area.addr as u64 | 1, area.end() as u64]
-        .iter()
-        .flat_map(|word| word.to_ne_bytes())
-        .collect();
-    ensure_eq!(nix::unistd::write(&fd, &words), Err(Errno::ESRCH));
+    ensure_eq!(fd.register(*area), Err(Errno::ESRCH));
     Ok(())
 }
 
@@ -318,14 +316,14 @@ pub fn tell_pipe() -> anyhow::Result<(File, File)> {
 }
 
 /// Takes a copy of a descriptor from another process.
-pub fn take_from(process: &Holder, number: i32) -> anyhow::Result<OwnedFd> {
+pub fn take_from(process: &Holder, number: i32) -> anyhow::Result<Range> {
     let pidfd = pidfd(process.pid())?;
     // SAFETY: It makes a descriptor only.
     let fd = Errno::result(unsafe {
         libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0)
     });
     // SAFETY: The descriptor is a new one.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd.context("pidfd_getfd")? as i32) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd.context("pidfd_getfd")? as i32) }.into())
 }
 
 register!(

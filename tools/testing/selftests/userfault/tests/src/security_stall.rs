@@ -5,14 +5,15 @@
 
 use crate::cgroup::Cgroup;
 use crate::harness::Outcome;
-use crate::knobs::{mount_at, number, set, TRACER};
+use crate::knobs::mount_at;
 use crate::proc::{ensure_holes, entries_of, field};
 use crate::process::{join, Holder};
 use crate::range::{resolve, wait_until, LetGo, Range, A_WHILE, USER_MODE_ONLY};
 use crate::range_fault::handle_sigusr1;
 use crate::security_memory::{take_from, tell_pipe};
 use crate::sys::{page, Area, Map, Span, MADV_COLLAPSE, MADV_POPULATE_WRITE};
-use crate::{ensure_eq, frame, ksm, numa, register, skip, swap};
+use crate::trace::IrqsOff;
+use crate::{ensure_eq, frame, ksm, numa, register, swap};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
@@ -22,7 +23,7 @@ use nix::unistd::{getpid, pipe, Pid};
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
@@ -82,7 +83,7 @@ impl Served {
     }
 
     /// A copy of its descriptor.
-    pub fn copy(&self) -> anyhow::Result<OwnedFd> {
+    pub fn copy(&self) -> anyhow::Result<Range> {
         take_from(&self.child, self.descriptor.into())
     }
 
@@ -131,7 +132,8 @@ fn c110_state_of_who_waits() -> Outcome {
     let fd = Range::serving(*area)?;
     let (_reader, writer) = pipe()?;
     for (by_kernel, with_a_signal) in [(false, "S"), (true, "D")] {
-        let hole = area.page(usize::from(by_kernel));
+        let at = usize::from(by_kernel);
+        let hole = area.page(at);
         let (tell, told) = std::sync::mpsc::channel();
         thread::scope(|scope| -> Outcome {
             let _end = LetGo::at_the_end(hole);
@@ -143,22 +145,21 @@ fn c110_state_of_who_waits() -> Outcome {
                 }
                 Ok(())
             });
-            let task = format!("self/task/{}", told.recv().context("no thread")?);
+            let tid = told.recv().context("no thread")?.as_raw();
+            let task = format!("self/task/{tid}");
             fd.wait_for(1)?;
             ensure_state(&task, "S")?;
-            // SAFETY: The number is that of a thread of this process.
-            unsafe {
-                let tid: i32 = task.rsplit('/').next().context("task")?.parse()?;
-                libc::syscall(libc::SYS_tgkill, getpid().as_raw(), tid, libc::SIGUSR1);
-            }
+            let process = getpid().as_raw();
+            // SAFETY: It sends a signal, which is handled.
+            let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, tid, libc::SIGUSR1) };
+            Errno::result(sent).context("tgkill")?;
             thread::sleep(A_WHILE / 5);
             let before = ticks(&task)?;
             thread::sleep(4 * A_WHILE);
             let used = ticks(&task)? - before;
             ensure!(used <= 2, "{used} ticks");
             ensure_state(&task, with_a_signal)?;
-            resolve(hole, src.page(0))?;
-            src.page(0).fill(1);
+            resolve(hole, src.page(at))?;
             join(thread)
         })?;
     }
@@ -422,11 +423,7 @@ fn c116_freezer() -> Outcome {
             thread::sleep(2 * A_WHILE);
             ensure!(!freezer.is_frozen()?, "frozen in a touch by the kernel");
             let fd = target.copy()?;
-            let words: Vec<u8> = [area.addr as u64 | 2, area.end() as u64]
-                .iter()
-                .flat_map(|word| word.to_ne_bytes())
-                .collect();
-            ensure_eq!(nix::unistd::write(&fd, &words), Ok(16));
+            ensure_eq!(fd.unregister(*area), Ok(16));
         }
         wait_until(|| freezer.is_frozen()).context("not frozen")?;
         freezer.set("cgroup.freeze", 0)?;
@@ -461,8 +458,7 @@ fn c117_memory_management() -> Outcome {
             ensure_eq!(numa::move_to(pages, 1)?, 8);
         }
         frame::compact()?;
-        // Not every machine has huge pages.
-        let _ = area.advise(libc::MADV_HUGEPAGE);
+        area.want_huge()?;
         ensure!(area.advise(MADV_COLLAPSE).is_err(), "holes were filled");
         let equal = area.pages(8..10);
         ksm::hurry()?;
@@ -495,14 +491,18 @@ fn c118_end_of_a_thread() -> Outcome {
     let list = area.addr;
     thread::scope(|scope| -> Outcome {
         let _end = LetGo::at_the_end(*area);
+        let (tell, told) = std::sync::mpsc::channel();
         let thread = scope.spawn(move || {
             /// What the list has: three words.
             const SIZE: usize = 24;
+            tell.send(nix::unistd::gettid()).context("send")?;
             // SAFETY: It tells the kernel where to look when the thread ends.
             let set = unsafe { libc::syscall(libc::SYS_set_robust_list, list, SIZE) };
             Errno::result(set).map(drop).context("set_robust_list")
         });
-        wait_until(|| Ok(thread.is_finished()))?;
+        // The kernel looks at the list when its own part of the thread ends.
+        let task = format!("/proc/self/task/{}", told.recv().context("no thread")?);
+        wait_until(|| Ok(!Path::new(&task).exists())).context("it does not end")?;
         join(thread)
     })?;
     ensure_eq!(fd.counts()?, (0, 0));
@@ -512,29 +512,21 @@ fn c118_end_of_a_thread() -> Outcome {
 /// C119: interrupts are on again between two threads that are woken, however many are.
 fn c119_interrupts_are_on() -> Outcome {
     const THREADS: usize = 400;
-    let tracing = mount_at("/sys/kernel/tracing", "tracefs")?;
-    let tracers = fs::read_to_string(tracing.join("available_tracers"))?;
-    if !tracers.split_whitespace().any(|name| name == "irqsoff") {
-        skip!("this kernel has no tracer of interrupts that are off");
-    }
+    let irqs = IrqsOff::new()?;
     let area = Area::pages(1)?;
     let fd = Range::serving(*area)?;
-    let (took, off) = thread::scope(|scope| -> anyhow::Result<_> {
+    thread::scope(|scope| -> Outcome {
         let _end = LetGo::at_the_end(*area);
         for _ in 0..THREADS {
             scope.spawn(|| area.load());
         }
         fd.wait_for(THREADS as u64)?;
-        set(TRACER, "irqsoff")?;
-        let start = Instant::now();
-        ensure_eq!(fd.wake(*area), Ok(16));
-        let took = start.elapsed().as_micros() as u64;
-        let off = number(&tracing.join("tracing_max_latency").to_string_lossy())?;
-        Ok((took, off))
-    })?;
-    println!("# interrupts were off for {off} of {took} microseconds at most");
-    ensure!(off < took / 4, "interrupts were off for {off} of {took} us");
-    Ok(())
+        irqs.ensure_brief(|| {
+            let start = Instant::now();
+            ensure_eq!(fd.wake(*area), Ok(16));
+            Ok(start.elapsed().as_micros() as u64)
+        })
+    })
 }
 
 register!(

@@ -201,10 +201,7 @@ pub struct Pipe {
 /// Puts the pages of a range, at most 16, into a pipe.
 pub fn pipe_with(span: Span) -> anyhow::Result<Pipe> {
     let (reader, writer) = nix::unistd::pipe().context("pipe")?;
-    let part = libc::iovec {
-        iov_base: span.addr as *mut libc::c_void,
-        iov_len: span.len,
-    };
+    let part = span.iovec();
     // SAFETY: The memory of an area is never borrowed.
     let spliced = unsafe { libc::vmsplice(writer.as_raw_fd(), &part, 1, 0) };
     ensure!(spliced as usize == span.len, "vmsplice: {spliced}");

@@ -159,6 +159,14 @@ impl Span {
         (0..self.nr_pages()).map(move |index| self.page(index))
     }
 
+    /// It as one part of a vector of `readv` and its like.
+    pub fn iovec(self) -> libc::iovec {
+        libc::iovec {
+            iov_base: self.addr as *mut libc::c_void,
+            iov_len: self.len,
+        }
+    }
+
     /// `madvise`.
     pub fn advise(self, advice: i32) -> nix::Result<()> {
         // SAFETY: The memory of an area is never borrowed.
@@ -402,6 +410,11 @@ impl<'fd> Map<'fd> {
         // A test that wants huge pages says so.  Not every kernel and not all memory can have them.
         let _ = area.advise(libc::MADV_NOHUGEPAGE);
         Ok(area)
+    }
+
+    /// Maps it wherever there is room, and for good.
+    pub fn leak(self) -> nix::Result<usize> {
+        self.map_at(0, 0)
     }
 
     fn map_at(&self, addr: usize, more_flags: i32) -> nix::Result<usize> {

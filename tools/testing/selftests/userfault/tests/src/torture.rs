@@ -10,10 +10,10 @@
 
 use crate::cgroup::Cgroup;
 use crate::harness::{Numbers, Outcome};
-use crate::proc::{field, vmstat};
+use crate::proc::{field, vmas, vmstat};
 use crate::process::{in_child, join, Ended};
 use crate::range::{page_at, wait_until, Range};
-use crate::sys::{page, remap, Area, Span, RAP_WAKE, RW};
+use crate::sys::{remap, Area, Map, Span, RAP_WAKE, RW};
 use crate::torture_area::{served, stamp};
 use crate::torture_model::{Counts, Model};
 use crate::torture_op::{self as op, Op};
@@ -35,16 +35,9 @@ const THREADS: u64 = 2;
 const CHILDREN: usize = 3;
 /// How many operations a child does.
 const CHILD_OPS: usize = 40;
-/// How long a fault may wait for its handler, and a child live.
+/// How long a child may live.
 const LIMIT: Duration = Duration::from_secs(120);
 const HEARTBEAT: Duration = Duration::from_secs(10);
-
-/// What is to be done.
-#[derive(Clone, Copy)]
-pub struct Torture {
-    pub seed: u64,
-    pub ops: u64,
-}
 
 /// Numbers in memory that all processes share.
 struct Shared(&'static [AtomicU64; 8]);
@@ -56,14 +49,10 @@ const FIRST_COUNT: usize = 2;
 
 impl Shared {
     fn new() -> anyhow::Result<Self> {
-        // SAFETY: It maps new memory.
-        let addr = unsafe {
-            let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-            libc::mmap(std::ptr::null_mut(), page(), RW, flags, -1, 0)
-        };
-        ensure!(addr != libc::MAP_FAILED, "mmap");
+        let map = Map::pages(1).flags(libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        let addr = map.leak().context("mmap")?;
         // SAFETY: It is large enough, all zero, and never unmapped.
-        let shared = Self(unsafe { &*addr.cast() });
+        let shared = Self(unsafe { &*(addr as *const _) });
         // The page is to be no cgroup's but this process's.
         shared.0[DONE].store(0, Ordering::Relaxed);
         Ok(shared)
@@ -98,6 +87,9 @@ struct Process<'a> {
     /// operations.
     epoch: RwLock<u32>,
     models: Vec<Mutex<Model>>,
+    /// A thread has, so the others are to end too.
+    failed: AtomicBool,
+    /// All threads have ended, so nobody waits for the handler any more.
     over: AtomicBool,
     shared: &'a Shared,
     /// Which number counts its operations.
@@ -108,13 +100,21 @@ impl Process<'_> {
     /// Runs so many operations in each thread.
     fn run(&self, seed: u64, ops: u64) -> Outcome {
         thread::scope(|scope| -> Outcome {
-            let handler = scope.spawn(|| self.handle());
+            let handler = scope.spawn(move || {
+                let handled = self.handle();
+                if let Err(error) = &handled {
+                    println!("# the handler of seed {seed:#x}: {error:#}");
+                    self.failed.store(true, Ordering::Relaxed);
+                    self.let_go()?;
+                }
+                handled
+            });
             let threads: Vec<_> = (0..self.models.len())
                 .map(|own| {
                     scope.spawn(move || {
                         let worked = self.work(own, seed.wrapping_mul(THREADS) + own as u64, ops);
                         if worked.is_err() {
-                            self.over.store(true, Ordering::Relaxed);
+                            self.failed.store(true, Ordering::Relaxed);
                         }
                         worked
                     })
@@ -133,7 +133,7 @@ impl Process<'_> {
         let mut numbers = Numbers(seed);
         let mut children = Vec::new();
         for nth in 0..ops {
-            if self.over.load(Ordering::Relaxed) {
+            if self.failed.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let op = op::next(&mut numbers);
@@ -222,6 +222,16 @@ impl Process<'_> {
         }
         Ok(())
     }
+
+    /// Ends the waits of all threads, which would be for ever without a handler.
+    fn let_go(&self) -> Outcome {
+        let mut vmas = vmas()?;
+        vmas.retain(|vma| vma.has("ug"));
+        for vma in vmas {
+            self.fd.unregister(vma.span).context("unregister")?;
+        }
+        Ok(())
+    }
 }
 
 /// Pages that the handler fills, of every kind of memory that they may have to go to.
@@ -304,6 +314,7 @@ fn worker(group: &Cgroup, shared: &Shared, counter: usize, seed: u64, ops: u64) 
         fd,
         epoch: RwLock::new(1),
         models: models?,
+        failed: AtomicBool::new(false),
         over: AtomicBool::new(false),
         shared,
         counter,
@@ -320,13 +331,12 @@ fn victim(group: &Cgroup, shared: &Shared, seed: u64, over: &AtomicBool) -> Outc
         let (seed, life) = (numbers.below(1 << 20) as u64, 20 + numbers.below(400));
         let ended = in_child(|| {
             let own = Pid::this();
-            thread::scope(|scope| {
-                scope.spawn(move || {
-                    thread::sleep(Duration::from_millis(life as u64));
-                    kill(own, Signal::SIGKILL)
-                });
-                worker(group, shared, DONE_IN_VAIN, seed, u64::MAX)
-            })
+            // Not waited for: what fails before is to be told.
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(life as u64));
+                kill(own, Signal::SIGKILL)
+            });
+            worker(group, shared, DONE_IN_VAIN, seed, u64::MAX)
         })?;
         ensure_eq!(
             ended,
@@ -365,22 +375,23 @@ fn disturb(group: &Cgroup, shared: &Shared, over: &AtomicBool) -> Outcome {
 
 /// What is left of all processes when they have ended: nothing.
 fn ensure_nothing_left(group: &Cgroup) -> Outcome {
-    let left = || {
-        let names = ["anon", "anon_thp", "unevictable", "pagetables"];
-        let mut left = names
-            .map(|name| (name, group.stat(name).unwrap_or(0)))
-            .to_vec();
-        left.push(("swap", group.number("memory.swap.current").unwrap_or(0)));
-        left
+    let left = || -> anyhow::Result<_> {
+        let always = ["anon", "unevictable", "pagetables"];
+        let always: anyhow::Result<Vec<_>> = always.iter().map(|name| group.stat(name)).collect();
+        // Not every kernel has huge pages, and swap.
+        let huge = group.stat("anon_thp").unwrap_or(0);
+        let swap = group.number("memory.swap.current").unwrap_or(0);
+        Ok((always?, huge, swap))
     };
     wait_until(|| {
         // A page may be on its way to a list of the LRU, which compaction has all processors end;
         // and one that nobody maps any more keeps its place in swap until it is reclaimed.
         let _ = knobs::set("/proc/sys/vm/compact_memory", 1);
         let _ = group.set("memory.reclaim", "64M");
-        Ok(left().iter().all(|(_, bytes)| *bytes == 0))
+        let (always, huge, swap) = left()?;
+        Ok(always.iter().sum::<u64>() + huge + swap == 0)
     })
-    .with_context(|| format!("left in the cgroup: {:?}", left()))
+    .with_context(|| format!("anon, unevictable, page tables; huge; swap: {:?}", left()))
 }
 
 /// Swap that is taken, and pages that are mlocked.
@@ -390,8 +401,7 @@ fn system() -> anyhow::Result<[u64; 2]> {
 }
 
 /// Runs it, and prints what it has done.
-pub fn run(torture: Torture) -> Outcome {
-    let Torture { seed, ops } = torture;
+pub fn run(seed: u64, ops: u64) -> Outcome {
     println!("# seed {seed}, {ops} operations");
     let _ = swap::ensure_on();
     let before = system()?;
@@ -465,10 +475,7 @@ fn report(shared: &Shared, time: Duration) -> Outcome {
 
 /// A short run of `userfault-tests --torture`.
 fn c54_every_page_as_the_model_says() -> Outcome {
-    run(Torture {
-        seed: 1,
-        ops: 16_000,
-    })
+    run(1, 16_000)
 }
 
 register!(c54_every_page_as_the_model_says);

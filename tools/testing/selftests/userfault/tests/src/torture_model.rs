@@ -22,16 +22,16 @@ const SHOWN: usize = 24;
 const TRIES: usize = 2000;
 
 /// What can be done in this kernel, and by this process.
-pub struct Able {
-    pub huge: bool,
-    pub merge: bool,
-    pub nodes: bool,
+struct Able {
+    huge: bool,
+    merge: bool,
+    nodes: bool,
     /// The descriptor that serves this process. A child has it too, but it is its parent's.
-    pub descriptor: bool,
+    descriptor: bool,
 }
 
 impl Able {
-    pub fn new() -> Self {
+    fn new() -> Self {
         let there = |name: &str| Path::new("/sys/kernel/mm").join(name).exists();
         Self {
             huge: there("transparent_hugepage"),
@@ -55,7 +55,7 @@ pub struct Counts {
 
 /// The areas of a thread.
 pub struct Model {
-    pub areas: Vec<Area>,
+    areas: Vec<Area>,
     pub counts: Counts,
     able: Able,
     stamps: u64,

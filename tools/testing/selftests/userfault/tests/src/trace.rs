@@ -2,8 +2,10 @@
 
 //! Events inside the kernel, from tracefs.
 
-use crate::knobs::mount_at;
-use anyhow::Context;
+use crate::harness::Outcome;
+use crate::knobs::{mount_at, number, set, TRACER};
+use crate::skip;
+use anyhow::{ensure, Context};
 use std::fs;
 use std::path::PathBuf;
 
@@ -43,5 +45,30 @@ impl Trace {
 impl Drop for Trace {
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// The tracer of interrupts that are off.
+pub struct IrqsOff(PathBuf);
+
+impl IrqsOff {
+    /// Looks for it, or skips the test where there is none.
+    pub fn new() -> anyhow::Result<Self> {
+        let tracing = mount_at("/sys/kernel/tracing", "tracefs")?;
+        let tracers = fs::read_to_string(tracing.join("available_tracers"))?;
+        if !tracers.split_whitespace().any(|name| name == "irqsoff") {
+            skip!("this kernel has no tracer of interrupts that are off");
+        }
+        Ok(Self(tracing))
+    }
+
+    /// Fails if they are off for a quarter of what `call` takes, which says how many microseconds.
+    pub fn ensure_brief(&self, call: impl FnOnce() -> anyhow::Result<u64>) -> Outcome {
+        set(TRACER, "irqsoff")?;
+        let all = call()?;
+        let off = number(&self.0.join("tracing_max_latency").to_string_lossy())?;
+        println!("# interrupts were off for {off} of {all} microseconds at most");
+        ensure!(off < all / 4, "interrupts were off for {off} of {all} us");
+        Ok(())
     }
 }
