@@ -7,6 +7,7 @@ use crate::fail::{layout, quieten, room, Call, Expect, FailNth, Forms, ENOMEM};
 use crate::fail_range::is_served;
 use crate::harness::Outcome;
 use crate::proc::ensure_holes;
+use crate::process::say;
 use crate::range::{serve, LetGo, Range};
 use crate::sys::{
     page, remap_all, Area, Map, Span, MADV_NOUSERFAULT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
@@ -361,7 +362,7 @@ fn a14_each_allocation_of_exec() -> Outcome {
                 let code = match exec_fails(nth) {
                     Ok(()) => AS_BEFORE,
                     Err(error) => {
-                        eprintln!("# allocation {nth}: {error:#}");
+                        say(&format!("allocation {nth}: {error:#}"));
                         DIFFERENT
                     }
                 };

@@ -101,6 +101,12 @@ pub fn must_end<T>(by_signal: bool, code: impl FnOnce() -> anyhow::Result<T>) ->
     }
 }
 
+/// Tells the reader of the log something, in a line that a process which is killed does not leave
+/// unended: a result that stood behind it would be lost.
+pub fn say(what: &str) {
+    let _ = std::io::stderr().write_all(format!("# {what}\n").as_bytes());
+}
+
 /// Sends SIGUSR1 to a thread.
 pub fn interrupt<T>(thread: &JoinHandle<T>) -> Outcome {
     // SAFETY: The thread was not joined yet.
@@ -134,7 +140,7 @@ impl Holder {
             ForkResult::Parent { child } => Ok(Self(child)),
             ForkResult::Child => {
                 if let Err(error) = code() {
-                    eprintln!("in a child: {error:#}");
+                    say(&format!("in a child: {error:#}"));
                     // SAFETY: Ends the process; no destructor of the parent's may run here.
                     unsafe { libc::_exit(1) }
                 }
