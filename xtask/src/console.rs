@@ -14,6 +14,10 @@ const COMPLAINTS: &str = concat!(
     r"|rcu.*\bstall|soft lockup|hard LOCKUP|Bad rss-counter|page still charged|Bad page (state|map|cache)",
     r"|non-zero pgtables_bytes|unreferenced object|nobody cared|Out of memory|ORC unwind|stack guard page",
 );
+/// How KCSAN begins a report; the two functions follow that it has seen at one place.
+const RACE: &str = "BUG: KCSAN: ";
+/// Functions of ours there: Rust, or what Rust calls to come to an inline function of C.
+const OURS: &str = r"\b(_R|rust_helper_)";
 /// What the kernel is tainted with when it has run its own unit tests.
 const TAINT_TEST: u64 = 1 << 18;
 /// How many lines after a complaint belong to it.
@@ -26,9 +30,13 @@ pub struct Console {
     /// A complaint in the middle of a line of a test.
     spliced: Regex,
     time: Regex,
+    ours: Regex,
     last: VecDeque<String>,
     /// Lines of complaints with what follows them.
     pub complaints: Vec<String>,
+    /// Data races in which nothing of ours has a part, and how often each was reported. Upstream has
+    /// many that it knows of, so they are no complaint.
+    pub races: BTreeMap<String, usize>,
     trace: usize,
     /// The program that prints now.
     running: Option<String>,
@@ -59,8 +67,10 @@ impl Console {
             spliced: Regex::new(&format!(r"\[ *\d+\.\d+\] .*(?:{COMPLAINTS})"))
                 .expect("a regular expression"),
             time: Regex::new(r"^\[ *\d+\.\d+\]").expect("a regular expression"),
+            ours: Regex::new(OURS).expect("OURS is a regular expression"),
             last: VecDeque::new(),
             complaints: Vec::new(),
+            races: BTreeMap::new(),
             trace: 0,
             running: None,
             ended: BTreeMap::new(),
@@ -79,7 +89,12 @@ impl Console {
         let kernel = self.time.is_match(line);
         // A test may say "WARNING:" itself, in its diagnostics.
         let said_by_test = ["#", "ok ", "not ok "].iter().any(|p| line.starts_with(p));
+        let race = line.split_once(RACE).map(|(_, race)| race).filter(|race| !self.ours.is_match(race));
+        if let Some(race) = race {
+            *self.races.entry(race.into()).or_default() += 1;
+        }
         let complaint = match said_by_test {
+            _ if race.is_some() => false,
             true => self.spliced.is_match(line),
             false => self.complaint.is_match(line),
         };
@@ -147,6 +162,7 @@ mod tests {
             "[   1.5] WARNING: possible circular locking dependency detected",
             "[   9.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
             "unreferenced object 0xffff (size 64):",
+            "[   1.5] BUG: KCSAN: data-race in rust_helper_set_pte_at / ptep_get",
             "userfault: tainted 512",
             "userfault: tainted 262656",
         ] {
@@ -167,6 +183,14 @@ mod tests {
         ] {
             assert!(watch(good).complaints.is_empty(), "{good}");
         }
+    }
+
+    #[test]
+    fn counts_races_of_upstream() {
+        let race = "[   1.5] BUG: KCSAN: data-race in filemap_map_pages / folio_add_lru";
+        let console = watch(&format!("{race}\n{race}\nok 1 - a{race}"));
+        assert!(console.complaints.is_empty());
+        assert_eq!(console.races["data-race in filemap_map_pages / folio_add_lru"], 3);
     }
 
     #[test]

@@ -137,7 +137,8 @@ impl Ctx {
         self.root.join("tools/testing/selftests/userfault")
     }
 
-    pub fn debug(&self) -> bool {
-        self.config == Config::Debug
+    /// Whether the kernel has checkers that make it several times slower.
+    pub fn slow(&self) -> bool {
+        matches!(self.config, Config::Debug | Config::Kcsan | Config::PreemptRt)
     }
 }

@@ -46,7 +46,7 @@ pub struct Guest<'a> {
     pub words: &'a str,
     pub clock: Clock,
     pub processors: u32,
-    /// For the plain kernel; a debug kernel gets three times as long.
+    /// For the plain kernel; one with checkers gets three times as long.
     pub minutes: u64,
 }
 
@@ -80,7 +80,7 @@ impl<'a> Guest<'a> {
             devices: &[],
             terminal: false,
         };
-        let (silence, factor) = if ctx.debug() { (480, 3) } else { (60, 1) };
+        let (silence, factor) = if ctx.slow() { (480, 3) } else { (60, 1) };
         let limits = Limits {
             total: Duration::from_secs(self.minutes * 60 * factor),
             silence: Some(Duration::from_secs(silence)),
@@ -107,6 +107,9 @@ pub fn watch(
         ControlFlow::Continue(())
     })
     .with_context(|| format!("cannot run {}; make deps installs it", ctx.arch.qemu()))?;
+    for (race, times) in &console.races {
+        ctx.ui.note(&format!("none of ours, {times} times: {race}"));
+    }
     let log = path.display();
     let tail = console.tail();
     if !console.complaints.is_empty() {

@@ -9,9 +9,9 @@ use crate::guest::{words, Guest};
 use crate::{kernel, programs};
 use anyhow::{bail, Result};
 
-/// How many operations there are by default, on the plain kernel and on the one with all checkers.
+/// How many operations there are by default, on the plain kernel and on one with checkers.
 const OPS: u64 = 10_000_000;
-const OPS_DEBUG: u64 = 1_000_000;
+const OPS_SLOW: u64 = 1_000_000;
 const SEED: u64 = 1;
 
 pub fn run(ctx: &Ctx) -> Result<()> {
@@ -19,7 +19,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     kernel::ready(ctx)?;
     let programs = programs::tests(ctx)?;
     let seed = ctx.seed.unwrap_or(SEED);
-    let ops = ctx.ops.unwrap_or(if ctx.debug() { OPS_DEBUG } else { OPS });
+    let ops = ctx.ops.unwrap_or(if ctx.slow() { OPS_SLOW } else { OPS });
     let command =
         ["userfault-tests".to_string(), "--torture".into(), format!("--ops={ops}"), format!("--seed={seed}")];
     let objects = ctx.objects();
