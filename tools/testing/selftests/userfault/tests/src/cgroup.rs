@@ -59,6 +59,15 @@ impl Cgroup {
             .with_context(|| format!("{name}: {}", value.to_string()))
     }
 
+    /// Lets nothing of it go to swap.
+    pub fn forbid_swap(&self) -> Outcome {
+        match self.file("memory.swap.max").exists() {
+            true => self.set("memory.swap.max", 0),
+            // The kernel has no swap.
+            false => Ok(()),
+        }
+    }
+
     /// A number in a file of it.
     pub fn number(&self, name: &str) -> anyhow::Result<u64> {
         let text = fs::read_to_string(self.own.join(name)).with_context(|| name.to_owned())?;

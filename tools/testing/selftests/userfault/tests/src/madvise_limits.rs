@@ -84,7 +84,7 @@ fn c52_refused_touch_at_the_limit_of_a_cgroup() -> Outcome {
     huge.mark()?;
     let filler = Area::pages(2 * ROOM)?;
     let file = memfd(1)?;
-    group.set("memory.swap.max", 0)?;
+    group.forbid_swap()?;
     let current = group.gauge("memory.current")?;
     let events = group.gauge("memory.events")?;
     // How many touches are refused, what the kernel's gets, and what came of it.

@@ -134,7 +134,11 @@ fn a4_advice_for_holes() -> Outcome {
         libc::MADV_WILLNEED,
     ] {
         area.page(0).fill(1);
-        ensure_eq!(area.advise(advice), Ok(()), "advice {advice}");
+        ensure_eq!(
+            area.advise(advice),
+            swap::advised(advice),
+            "advice {advice}"
+        );
         ensure_refused(area.pages(1..4)).with_context(|| format!("advice {advice}"))?;
         if advice != libc::MADV_FREE {
             area.page(0).check(1)?;

@@ -206,7 +206,7 @@ fn c124_limit_of_page_tables() -> Outcome {
     let places = 4 * LIMIT as usize / table();
     let area = Map::bytes(places * pmd()).align(pmd()).map()?;
     fs::write(ADJUST, "-1000").context(ADJUST)?;
-    group.set("memory.swap.max", 0)?;
+    group.forbid_swap()?;
     set("/proc/sys/kernel/printk", "1 4 1 7")?;
     group.set("memory.max", group.number("memory.current")? + LIMIT)?;
     let ended = in_child(|| {

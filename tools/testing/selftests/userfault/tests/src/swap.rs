@@ -129,6 +129,14 @@ pub fn off() -> Outcome {
     Ok(())
 }
 
+/// What an advice gets that anonymous memory takes: without swap, MADV_WILLNEED is for files only.
+pub fn advised(advice: i32) -> Result<(), Errno> {
+    match advice {
+        libc::MADV_WILLNEED if !Path::new("/proc/swaps").exists() => Err(Errno::EBADF),
+        _ => Ok(()),
+    }
+}
+
 /// Where swap is on.
 pub fn devices() -> anyhow::Result<Vec<String>> {
     match fs::read_to_string("/proc/swaps") {
