@@ -280,6 +280,7 @@ fn live(process: &Process, shared: &'static Shared, seed: u64) -> Outcome {
     let pid = std::process::id() as i32;
     setpgid(Pid::from_raw(0), Pid::from_raw(0)).context("setpgid")?;
     prctl::set_pdeathsig(Signal::SIGKILL).context("PR_SET_PDEATHSIG")?;
+    prctl::set_thp_disable(place.has_small_folios()).context("PR_SET_THP_DISABLE")?;
     for (name, value) in [
         ("memory.high", "max"),
         ("memory.max", "max"),

@@ -114,6 +114,11 @@ impl Place {
         self.rings.iter().for_each(Ring::clear);
     }
 
+    /// Whether its memory is in small folios only, which the same process of a seed always says.
+    pub fn has_small_folios(&self) -> bool {
+        self.number.load(Relaxed) % 4 == 3
+    }
+
     /// How many calls its threads have made; more of them mean that it is alive.
     pub fn progress(&self) -> usize {
         self.rings.iter().map(|ring| ring.made.load(Relaxed)).sum()
