@@ -68,7 +68,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     if ctx.config == Config::Vm {
         bail!("the kernel of make deb has nothing that is there for tests alone; run make check-deb");
     }
-    ctx.ui.plan(16);
+    ctx.ui.plan(17);
     if !kernel::prepare(ctx)? {
         bail!(tree::ELSEWHERE);
     }
@@ -81,6 +81,7 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     let mut report = Report::default();
     if ctx.arch == Arch::X86_64 {
         host(ctx, &mut report);
+        report.add(ctx, "every configuration takes all its lines", configurations(ctx));
         report.add(ctx, "off means off", off::prove(ctx));
     }
     let configs = match ctx.all {
@@ -97,6 +98,15 @@ pub fn run(ctx: &Ctx) -> Result<()> {
         }
     }
     report.finish()
+}
+
+/// That each kernel which can be asked for can be configured. To build them all takes hours.
+fn configurations(ctx: &Ctx) -> Result<()> {
+    ctx.ui.step("configs", "those of CONFIG= and of the packages");
+    for &config in Config::value_variants().iter().filter(|&&config| config != Config::Pages4k) {
+        kernel::configure(&Ctx { config, without: Vec::new(), ..ctx.clone() })?;
+    }
+    Ok(())
 }
 
 /// The machines to boot on.
