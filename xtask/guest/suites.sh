@@ -50,7 +50,7 @@ suite() {
 		timeout -k 5 "$limit" "$@"
 	} >$pipe 2>&1 </dev/null
 	status=$?
-	# What is forked during a sweep is left by it; what nothing kills is not waited for for ever.
+	# A sweep leaves what is forked meanwhile; what nothing kills is given up at last.
 	for _ in $(seq 300); do
 		sweep
 		sleep 0.1

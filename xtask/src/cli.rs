@@ -71,7 +71,7 @@ pub struct Cli {
     #[arg(long, env = "SEED", global = true)]
     pub seed: Option<u64>,
 
-    /// How many operations torture does; 10 million where none is given, 1 million with CONFIG=debug.
+    /// How many operations torture does; 10 million where none is given, 1 million on a kernel with checkers.
     #[arg(long, env = "OPS", value_parser = at_least_one(), global = true)]
     pub ops: Option<u64>,
 
