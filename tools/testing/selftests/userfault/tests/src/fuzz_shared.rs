@@ -114,7 +114,7 @@ impl Place {
         self.rings.iter().for_each(Ring::clear);
     }
 
-    /// Whether its memory is in small folios only.  It goes by the number, so that a seed repeats it.
+    /// Whether its memory is in small folios only.  The number says it, so that a seed repeats it.
     pub fn has_small_folios(&self) -> bool {
         self.number.load(Relaxed) % 4 == 3
     }
