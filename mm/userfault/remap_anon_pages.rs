@@ -190,14 +190,21 @@ impl Remap {
         self.request.src(self.moved)
     }
 
-    /// Wakes those who wait for what is moved. If the vma has gone meanwhile they are awake.
+    /// Wakes those who wait for what is moved. Where a part of that is not mapped or not served any
+    /// more, they were woken there, but who waits in the rest is to be found.
     #[cold]
     fn wake(&self, mm: &MmWithUser) {
-        let (start, end) = (self.request.dst(0).start, self.dst().start);
-        if let Some(vma) = mm.lock_vma_under_rcu(start) {
-            vma.wake_waiters(start..end);
-        } else if let Some(vma) = mm.mmap_read_lock().vma_lookup(start) {
-            vma.wake_waiters(start..end);
+        let range = self.request.dst(0).start..self.dst().start;
+        if let Some(vma) = mm.lock_vma_under_rcu(range.start) {
+            if vma.contains(&range) {
+                return vma.wake_waiters(range);
+            }
+        }
+        let mmap = mm.mmap_read_lock();
+        let mut next = mmap.find_vma(range.start);
+        while let Some(vma) = next.filter(|vma| vma.start() < range.end) {
+            vma.wake_waiters(range.clone());
+            next = mmap.find_vma(vma.end());
         }
     }
 

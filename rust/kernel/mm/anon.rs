@@ -390,6 +390,15 @@ impl MmWithUser {
 }
 
 impl MmapReadGuard<'_> {
+    /// The first vma that ends behind `address`.
+    #[inline]
+    pub fn find_vma(&self, address: usize) -> Option<&VmaRef> {
+        // SAFETY: The mmap lock is held.
+        let vma = unsafe { bindings::find_vma(self.mm.as_raw(), address) };
+        // SAFETY: Where it is not null it is valid, and the lock is that of every vma.
+        (!vma.is_null()).then(|| unsafe { VmaRef::from_raw(vma) })
+    }
+
     /// Gives `vma` what the reverse mapping of a page of its own needs (`anon_vma`), if it does not
     /// have it yet.
     ///

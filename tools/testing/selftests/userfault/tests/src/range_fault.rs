@@ -3,12 +3,13 @@
 //! Faults that a descriptor serves: who waits, who is told, what wakes.
 
 use crate::harness::{rounds, Outcome};
-use crate::proc::ensure_holes;
+use crate::proc::{ensure_holes, entry};
 use crate::process::{interrupt, join};
 use crate::range::{page_at, resolve, serve, wait_until, LetGo, Range, A_WHILE};
+use crate::special::{folio_pages, pages_of_folios, pipe_with};
 use crate::sys::{page, pmd_pages, remap, remap_all, Area, Map, Span, RAP_WAKE};
 use crate::{ensure_eq, register};
-use anyhow::{ensure, Context};
+use anyhow::{bail, ensure, Context};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
@@ -66,6 +67,44 @@ fn a54_rap_wake() -> Outcome {
         Ok(())
     })?;
     dst.check_pages(1)
+}
+
+/// A54: RAP_WAKE wakes who waits for what has moved, though the beginning of that is not served any
+/// more when the call comes to its end.
+fn a54_rap_wake_of_the_rest() -> Outcome {
+    let size = folio_pages();
+    for _ in 0..20 {
+        let (src, dst) = (pages_of_folios(size, 1)?, Area::pages(size + 1)?);
+        let fd = Range::serving(*dst)?;
+        // The first folio moves.  The second would have to be split, which whoever has it keeps the
+        // call from, so that it tries again for a while.
+        let _pipe = pipe_with(src.page(size))?;
+        let over = AtomicBool::new(false);
+        let in_time = thread::scope(|scope| -> anyhow::Result<bool> {
+            let _end = LetGo::at_the_end(*dst);
+            let waiting = scope.spawn(|| dst.page(size - 1).check(size as u32));
+            ensure_eq!(fd.fault()?, dst.page(size - 1).addr);
+            let moving = scope.spawn(|| -> Outcome {
+                let moved = remap(*dst, src.pages(0..size + 1), RAP_WAKE);
+                over.store(true, Ordering::SeqCst);
+                ensure_eq!(moved, Ok(size * page()));
+                Ok(())
+            });
+            while !entry(dst.page(0))?.present() {
+                ensure!(!moving.is_finished(), "nothing has moved");
+            }
+            ensure_eq!(fd.unregister(dst.page(0)), Ok(16));
+            let in_time = !over.load(Ordering::SeqCst);
+            join(moving)?;
+            wait_until(|| Ok(waiting.is_finished())).context("it was not woken")?;
+            join(waiting)?;
+            Ok(in_time)
+        })?;
+        if in_time {
+            return Ok(());
+        }
+    }
+    bail!("never before the end of the call")
 }
 
 /// RAP_WAKE where nobody serves, or nobody waits, is no error.
@@ -392,6 +431,7 @@ fn a59_many_threads() -> Outcome {
 register!(
     a54_a59_touch_read_move_wake,
     a54_rap_wake,
+    a54_rap_wake_of_the_rest,
     a18_rap_wake_alone,
     c22_huge_memory,
     a58_c27_c28_oldest_first,
