@@ -268,7 +268,7 @@ impl Remap {
             return Err(EINVAL);
         }
         // To take pages out is to discard them, to put pages in is to write.
-        if !src.is_writable() && (src.is_sealed() || dst.is_sealed()) {
+        if (src.is_sealed() || dst.is_sealed()) && !src.lets_thread_write() {
             return Err(EINVAL);
         }
         Ok(vmas)

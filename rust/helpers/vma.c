@@ -2,6 +2,7 @@
 
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
+#include <asm/mmu_context.h>
 
 /* The anonymous half of rmap is private to mm/, and so is the swap cache. */
 #include "../../mm/internal.h"
@@ -16,6 +17,13 @@ __rust_helper bool
 rust_helper_vma_is_anonymous(const struct vm_area_struct *vma)
 {
 	return vma_is_anonymous(vma);
+}
+
+__rust_helper bool
+rust_helper_arch_vma_access_permitted(struct vm_area_struct *vma, bool write,
+				      bool execute, bool foreign)
+{
+	return arch_vma_access_permitted(vma, write, execute, foreign);
 }
 
 __rust_helper int rust_helper_anon_vma_prepare(struct vm_area_struct *vma)

@@ -80,6 +80,15 @@ impl VmaRef {
         self.flags() & flags::WRITE != 0
     }
 
+    /// Whether the running thread, whose mm it is, may write to the vma now: as far as mprotect(2)
+    /// goes, and its rights for the protection key (`arch_vma_access_permitted()`).
+    #[inline]
+    pub fn lets_thread_write(&self) -> bool {
+        // SAFETY: The vma is valid and locked by the type invariants.
+        self.is_writable()
+            && unsafe { bindings::arch_vma_access_permitted(self.as_ptr(), true, false, false) }
+    }
+
     /// Whether the program may access the vma in any way now.
     #[inline]
     pub fn is_accessible(&self) -> bool {

@@ -3,7 +3,7 @@
 //! The arguments of remap_anon_pages: which are refused, and that the refusal comes first.
 
 use crate::arch::{SYS_pkey_alloc, SYS_pkey_mprotect};
-use crate::harness::Outcome;
+use crate::harness::{Outcome, Skip};
 use crate::proc::{ensure_holes, entries};
 use crate::special;
 use crate::sys::{page, remap, remap_raw, Area, Span, RAP_ALLOW_SRC_HOLES, RAP_WAKE, RW};
@@ -331,24 +331,62 @@ fn a21_access_differs() -> Outcome {
     Ok(())
 }
 
+/// Rights that a protection key can take.
+pub const PKEY_DISABLE_ACCESS: libc::c_long = 1;
+const PKEY_DISABLE_WRITE: libc::c_long = 2;
+
+/// A protection key.
+pub struct Key(libc::c_long);
+
+impl Key {
+    /// That of memory which has no other.
+    pub const NONE: Self = Self(0);
+
+    /// A new one that takes these rights from this thread, or skips the test.
+    pub fn without(rights: libc::c_long) -> anyhow::Result<Self> {
+        // SAFETY: It makes a key only.
+        match Errno::result(unsafe { libc::syscall(SYS_pkey_alloc, 0, rights) }) {
+            Ok(key) => Ok(Self(key)),
+            Err(_) => Err(Skip("no protection keys here".into()).into()),
+        }
+    }
+
+    /// Gives it to memory.
+    pub fn protect(&self, span: Span) -> Outcome {
+        // SAFETY: The memory of an area is never borrowed.
+        let ret = unsafe { libc::syscall(SYS_pkey_mprotect, span.addr, span.len, RW, self.0) };
+        Errno::result(ret).map(drop).context("pkey_mprotect")
+    }
+}
+
 /// A21: protection keys that differ: the bits of the page protection do.
 fn a21_protection_key_differs() -> Outcome {
-    // SAFETY: It makes a key only.
-    let key = Errno::result(unsafe { libc::syscall(SYS_pkey_alloc, 0, 0) });
-    let Ok(key) = key else {
-        crate::skip!("no protection keys here");
-    };
-    let protect = |span: Span| {
-        // SAFETY: The memory of an area is never borrowed.
-        let ret = unsafe { libc::syscall(SYS_pkey_mprotect, span.addr, span.len, RW, key) };
-        Errno::result(ret).map(drop).context("pkey_mprotect")
-    };
+    let key = Key::without(0)?;
     let (dst, src) = pair()?;
-    protect(*dst)?;
+    key.protect(*dst)?;
     refused(*dst, *src)?;
-    protect(*src)?;
+    key.protect(*src)?;
     ensure_eq!(remap(*dst, *src, 0), Ok(src.len), "both have it");
     dst.check_pages(1)
+}
+
+/// A20: sealed memory is not writable where the protection key says so to this thread.
+fn a20_sealed_with_a_protection_key() -> Outcome {
+    let key = Key::without(PKEY_DISABLE_WRITE)?;
+    for sealed in [None, Some(true), Some(false)] {
+        let (dst, src) = pair()?;
+        key.protect(*dst)?;
+        key.protect(*src)?;
+        let Some(is_dst) = sealed else {
+            ensure_eq!(remap(*dst, *src, 0), Ok(src.len), "not sealed");
+            dst.check_pages(1)?;
+            continue;
+        };
+        let part = if is_dst { &dst } else { &src };
+        part.seal().context("mseal")?;
+        refused(*dst, *src).with_context(|| format!("the destination is sealed: {is_dst}"))?;
+    }
+    Ok(())
 }
 
 /// A21: exactly one side locked is refused; both, or none, is not.
@@ -395,5 +433,6 @@ register!(
     a20_sealed,
     a21_access_differs,
     a21_protection_key_differs,
+    a20_sealed_with_a_protection_key,
     a21_locked,
 );
