@@ -9,11 +9,12 @@ use crate::frame::{self, in_swap_cache, is_large};
 use crate::harness::Outcome;
 use crate::proc::{ensure_holes, frames};
 use crate::process::must_pass_in_child;
+use crate::remap_args::{Key, PKEY_DISABLE_ACCESS};
 use crate::remap_swap::{move_unread, swapped};
 use crate::special::{folio_pages, huge_pages, pages_of_folios, pipe_with};
 use crate::swap::{self, ensure_unread};
 use crate::swap_short::ShortSwap;
-use crate::sys::{page, pmd_pages, remap, remap_all, Area, Map, Span, RAP_ALLOW_SRC_HOLES};
+use crate::sys::{page, pmd_pages, remap, remap_all, Area, Map, Span, RAP_ALLOW_SRC_HOLES, RW};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
@@ -201,6 +202,35 @@ fn c4_part_of_a_large_folio_in_the_swap_cache() -> Outcome {
     swap::ensure_whole(whole)
 }
 
+/// Moves half of a folio in the swap cache where `close` keeps this thread from reading, until
+/// `open` lets it.
+fn move_unreadable(close: impl Fn(Span) -> Outcome, open: impl Fn(Span) -> Outcome) -> Outcome {
+    let (short, size) = (ShortSwap::new()?, folio_pages());
+    let (area, dst) = (pages_of_folios(size, 1)?, Map::huge_pages(1).map()?);
+    let (from, to) = (area.pages(0..size / 2), dst.pages(0..size / 2));
+    let cached = frames(area.pages(0..size))?;
+    short.out_to_cache(area.pages(0..size))?;
+    let whole = is_large(cached[0])?;
+    [*area, *dst].into_iter().try_for_each(&close)?;
+    ensure_eq!(remap(to, from, 0), Ok(from.len));
+    ensure_holes(from)?;
+    open(*dst)?;
+    to.check_pages(1)?;
+    swap::ensure_whole(whole)
+}
+
+/// C4: so it is in memory that is for writing only.
+fn c4_part_of_a_folio_that_cannot_be_read() -> Outcome {
+    let protect = |prot| move |span: Span| Ok(span.protect(prot)?);
+    move_unreadable(protect(libc::PROT_WRITE), protect(RW))
+}
+
+/// C4: and in memory whose protection key this thread has no rights for.
+fn c4_part_of_a_folio_without_rights() -> Outcome {
+    let key = Key::without(PKEY_DISABLE_ACCESS)?;
+    move_unreadable(|span| key.protect(span), |span| Key::NONE.protect(span))
+}
+
 /// C4: pages in the swap cache, pages that are only in swap and holes in one call.
 fn c4_some_in_the_swap_cache() -> Outcome {
     let (dst, src) = (Area::pages(12)?, swapped(9)?);
@@ -226,5 +256,7 @@ register!(
     c4_held_swap_cache_folio,
     c4_large_folio_in_the_swap_cache,
     c4_part_of_a_large_folio_in_the_swap_cache,
+    c4_part_of_a_folio_that_cannot_be_read,
+    c4_part_of_a_folio_without_rights,
     c4_some_in_the_swap_cache,
 );
