@@ -50,6 +50,11 @@ __rust_helper bool rust_helper_folio_test_large(struct folio *folio)
 	return folio_test_large(folio);
 }
 
+__rust_helper bool rust_helper_folio_test_anon(const struct folio *folio)
+{
+	return folio_test_anon(folio);
+}
+
 __rust_helper bool rust_helper_folio_maybe_dma_pinned(struct folio *folio)
 {
 	return folio_maybe_dma_pinned(folio);

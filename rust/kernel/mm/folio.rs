@@ -90,6 +90,14 @@ impl Folio {
         unsafe { bindings::folio_test_large(self.as_ptr()) }
     }
 
+    /// Whether the folio is anonymous. One that was read from swap is not before it is mapped.
+    /// Stable while the folio is locked.
+    #[inline]
+    pub fn is_anonymous(&self) -> bool {
+        // SAFETY: The pointer is valid since self is a reference.
+        unsafe { bindings::folio_test_anon(self.as_ptr()) }
+    }
+
     /// Whether any page of the folio may be pinned for DMA.
     ///
     /// May say yes for a folio with very many references. A no is final only once nobody can pin

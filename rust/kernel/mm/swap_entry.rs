@@ -49,8 +49,8 @@ pub enum Swapped<'p, 'a> {
 /// # Invariants
 ///
 /// The pair has `nr` pages left. Its entries at the source are exclusive swap entries, and those at
-/// the destination are none. If the swap cache has a folio for them that was mapped, it is
-/// `cached`, and they are all that is in swap of it.
+/// the destination are none. If the swap cache has a folio for them, it is `cached`, and they are
+/// all that is in swap of it.
 pub struct SwapEntries<'p, 'a> {
     pair: &'p mut PtePair<'a>,
     nr: usize,
@@ -118,9 +118,12 @@ impl SwapEntries<'_, '_> {
     /// unlocked.
     pub fn place(self) {
         let vma = self.pair.dst.vma;
-        if let Some(cached) = &self.cached {
+        // One that was read from swap and not mapped yet leads nowhere: who maps it first makes it
+        // anonymous, and counts it as that.
+        let cached = self.cached.as_ref().map(LockedFolio::folio);
+        if let Some(folio) = cached.filter(|folio| folio.is_anonymous()) {
             // SAFETY: The folio is locked, and mapped nowhere: all of it is in swap, exclusively.
-            unsafe { self.pair.rmap().set(cached.folio()) };
+            unsafe { self.pair.rmap().set(folio) };
         }
         for i in 0..self.nr {
             let mut pte = self.pair.clear_src(i);

@@ -346,12 +346,16 @@ fn a28_swap_in_meanwhile() -> Outcome {
 /// A28, A37: the same with folios that are swapped in, and out, as a whole.
 fn a28_swap_in_of_large_folios_meanwhile() -> Outcome {
     let folio = folio_pages();
+    let anonymous = swap::anonymous_folios()?;
     let (src, dst) = (pages_of_folios(folio, 1)?, Map::huge_pages(1).map()?);
     for area in [&src, &dst] {
         area.advise(libc::MADV_HUGEPAGE).context("MADV_HUGEPAGE")?;
     }
     let before = swap::whole_out(folio)?;
     race(marked_pair(src, dst)?, read_all)?;
+    // This process may have got more of them, but none is freed that was not counted.
+    let now = swap::anonymous_folios()?;
+    ensure!(now >= anonymous, "{now} are left of {anonymous}");
     swap::ensure_whole(swap::whole_out(folio)? > before)
 }
 

@@ -52,6 +52,18 @@ pub fn whole_out(pages: usize) -> anyhow::Result<u64> {
     knobs::thp_number(&knobs::folio_file(pages, "stats/swpout"))
 }
 
+/// How many anonymous folios of several pages there are.
+pub fn anonymous_folios() -> anyhow::Result<i64> {
+    let mut count = 0;
+    for path in knobs::multi_size()? {
+        let path = path.join("stats/nr_anon");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        // Too few of a size are shown as very many.
+        count += text.trim().parse::<u64>()? as i64;
+    }
+    Ok(count)
+}
+
 /// Skips a test of folios in swap, at its end, where none went there as a whole: not every kernel
 /// does that.
 pub fn ensure_whole(whole: bool) -> Outcome {
