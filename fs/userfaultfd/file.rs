@@ -103,12 +103,12 @@ fn next_fault(ctx: &Context, descriptor: &Descriptor, may_wait: bool) -> Result<
 /// Returns the bytes that were used: 8 or 16, whatever follows them. Fails with `EINVAL` where
 /// there are fewer, where the handshake waits to be read, or where the descriptor speaks mainline's
 /// dialect; `EFAULT` for a bad buffer; what [`Command::new`] and [`registration`] say; `ENOENT`
-/// where nobody was there to be woken, `ESRCH` where nobody can be. May sleep.
-pub(crate) fn write(ctx: &Context, from: &mut IovIterSource<'_>, may_sleep: bool) -> Result<usize> {
-    // Who cannot sleep comes again, in a thread that can.
-    if !may_sleep {
-        return Err(EAGAIN);
-    }
+/// where nobody was there to be woken, `ESRCH` where nobody can be.
+///
+/// May sleep, for memory and the mmap lock, as a copy from the buffer may. It waits for no event,
+/// so a call that must not wait (`IOCB_NOWAIT`) is not refused: io_uring would go on when there is
+/// a fault to be woken, which there need not ever be.
+pub(crate) fn write(ctx: &Context, from: &mut IovIterSource<'_>) -> Result<usize> {
     let state = match ctx.dialect() {
         Dialect::Range(descriptor) => descriptor.state.load(Acquire),
         Dialect::Undecided => State::Ask,

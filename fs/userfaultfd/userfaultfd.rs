@@ -210,14 +210,8 @@ unsafe extern "C" fn userfaultfd_range_write(
     from: *mut bindings::iov_iter,
 ) -> isize {
     // SAFETY: The caller promises it.
-    let (ctx, call, from) = unsafe {
-        (
-            context(iocb),
-            (*iocb).ki_flags,
-            IovIterSource::from_raw(from),
-        )
-    };
-    into_size(file::write(ctx, from, call & bindings::IOCB_NOWAIT == 0))
+    let (ctx, from) = unsafe { (context(iocb), IovIterSource::from_raw(from)) };
+    into_size(file::write(ctx, from))
 }
 
 /// Comes after UFFDIO_API, whose result `ret` is: mainline's descriptors are for reading.

@@ -8,8 +8,8 @@ use crate::harness::Outcome;
 use crate::knobs;
 use crate::loop_device::Loop;
 use crate::proc::{entries_of, field};
-use crate::process::{in_child, must_end, Ended, Holder};
-use crate::range::{resolve, LetGo, Range, USER_MODE_ONLY};
+use crate::process::{in_child, join, must_end, Ended, Holder};
+use crate::range::{resolve, LetGo, Range, PROTOCOL, REGISTER, UNREGISTER, USER_MODE_ONLY};
 use crate::sys::{page, remap_all, Area, Span};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
@@ -179,17 +179,67 @@ fn a81_direct_io_waits() -> Outcome {
     holes.check_pages(11)
 }
 
-/// Has io_uring read eight bytes of a pipe to a place, with these flags, and waits for that.
-fn uring_read(from: &impl AsRawFd, to: Span, flags: squeue::Flags) -> anyhow::Result<i32> {
+/// Has io_uring do one thing, with these flags, and waits for that.
+fn uring(entry: squeue::Entry, flags: squeue::Flags) -> anyhow::Result<i32> {
     let mut ring = gup::ring()?;
-    let read = opcode::Read::new(types::Fd(from.as_raw_fd()), to.addr as *mut u8, 8)
-        .build()
-        .flags(flags);
-    // SAFETY: The memory is never borrowed, and lives longer.
-    unsafe { ring.submission().push(&read) }?;
+    // SAFETY: Its memory lives longer, since it is waited for, or never borrowed.
+    unsafe { ring.submission().push(&entry.flags(flags)) }?;
     ring.submit_and_wait(1).context("io_uring_enter")?;
     let done = ring.completion().next().context("nothing completed")?;
     Ok(done.result())
+}
+
+/// Reads eight bytes of a pipe to a place.
+fn uring_read(from: &impl AsRawFd, to: Span, flags: squeue::Flags) -> anyhow::Result<i32> {
+    let read = opcode::Read::new(types::Fd(from.as_raw_fd()), to.addr as *mut u8, 8);
+    uring(read.build(), flags)
+}
+
+/// A49, A59, A62: what io_uring writes to a descriptor is done at once, whether the descriptor is
+/// ready for writing or not; and so is what must not wait.
+fn a49_a59_a62_writes_that_do_not_wait() -> Outcome {
+    let by_uring = |flags| {
+        move |fd: &Range, words: &[u64]| -> anyhow::Result<i32> {
+            let fd = types::Fd(fd.raw());
+            let write = opcode::Write::new(fd, words.as_ptr().cast(), 8 * words.len() as u32);
+            uring(write.build(), flags)
+        }
+    };
+    let by_pwritev2 = |fd: &Range, words: &[u64]| -> anyhow::Result<i32> {
+        let part = libc::iovec {
+            iov_base: words.as_ptr() as *mut _,
+            iov_len: 8 * words.len(),
+        };
+        // SAFETY: The words are read only.
+        let written = unsafe { libc::pwritev2(fd.raw(), &part, 1, -1, libc::RWF_NOWAIT) };
+        Ok(Errno::result(written).map_or_else(|error| -(error as i32), |size| size as i32))
+    };
+    all_writes(by_pwritev2).context("RWF_NOWAIT")?;
+    all_writes(by_uring(squeue::Flags::empty())).context("io_uring")?;
+    all_writes(by_uring(squeue::Flags::ASYNC)).context("io_uring, in a worker")
+}
+
+/// Does with a descriptor whatever a write does, successful and not.
+fn all_writes(write: impl Fn(&Range, &[u64]) -> anyhow::Result<i32>) -> Outcome {
+    let (src, area) = (Area::filled(1, 1)?, Area::marked(1)?);
+    let (start, end) = (area.addr as u64, area.end() as u64);
+    let fd = Range::open(0)?;
+    ensure_eq!(write(&fd, &[PROTOCOL])?, 8);
+    ensure_eq!(fd.read(), Ok(PROTOCOL));
+    ensure_eq!(write(&fd, &[start, end])?, -libc::ENOENT);
+    ensure_eq!(write(&fd, &[start | REGISTER, end])?, 16);
+    ensure_eq!(write(&fd, &[start, end])?, -libc::ENOENT);
+    thread::scope(|scope| -> Outcome {
+        let _end = LetGo::at_the_end(*area);
+        let thread = scope.spawn(|| area.check(1));
+        ensure_eq!(fd.fault()?, area.addr);
+        remap_all(*area, *src)?;
+        ensure_eq!(write(&fd, &[start, end])?, 16);
+        join(thread)
+    })?;
+    ensure_eq!(write(&fd, &[start | UNREGISTER, end])?, 16);
+    ensure_eq!(write(&fd, &[start, start])?, -libc::ERANGE);
+    Ok(())
 }
 
 /// A81: io_uring waits where it is told to read, in a thread of its own, and where it registers.
@@ -317,6 +367,7 @@ register!(
     a11_a81_vectors_wait,
     a81_direct_io_waits,
     a81_io_uring_waits,
+    a49_a59_a62_writes_that_do_not_wait,
     a71_io_uring_and_the_end,
     a71_core_dump,
     a80_debuggers_are_refused,
