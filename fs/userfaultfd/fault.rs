@@ -49,4 +49,6 @@ fn is_refused(hole: &Hole<'_>, ctx: &Context) -> bool {
         || task.is_kernel_thread() && hole.fault().has_waited()
         || !(hole.fault().is_by_program() || ctx.serves_kernel())
         || !hole.fault().may_retry()
+        // It may have been no hole before the OOM killer took what it could.
+        || hole.fault().vma().mm().is_reaped()
 }

@@ -2,6 +2,7 @@
 
 #include <linux/fs.h>
 #include <linux/mmap_lock.h>
+#include <linux/oom.h>
 #include <linux/poll.h>
 #include <linux/userfault.h>
 
@@ -19,6 +20,12 @@ __rust_helper void rust_helper_mmap_write_unlock(struct mm_struct *mm)
 __rust_helper int rust_helper_mm_users(const struct mm_struct *mm)
 {
 	return atomic_read(&mm->mm_users);
+}
+
+__rust_helper vm_fault_t
+rust_helper_check_stable_address_space(struct mm_struct *mm)
+{
+	return check_stable_address_space(mm);
 }
 
 __rust_helper void rust_helper_vma_start_write(struct vm_area_struct *vma)

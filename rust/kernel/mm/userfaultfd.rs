@@ -291,6 +291,17 @@ impl<T: Range> Context<T> {
     }
 }
 
+impl Mm {
+    /// Whether memory may have been taken from the mm (`MMF_UNSTABLE`), since its process is to
+    /// make room by its end: a hole need not have been one. A caller with the lock of an entry that
+    /// was made none in this way sees it.
+    #[inline]
+    pub fn is_reaped(&self) -> bool {
+        // SAFETY: The mm is valid.
+        unsafe { bindings::check_stable_address_space(self.as_raw()) != 0 }
+    }
+}
+
 /// Takes from a descriptor the right to be written to.
 ///
 /// Does not sleep.

@@ -6,12 +6,17 @@ use crate::harness::Outcome;
 use crate::proc::ensure_holes;
 use crate::process::{in_child, join, must_end, must_pass_in_child, Ended};
 use crate::range::{resolve, wait_until, LetGo, Range, A_WHILE};
+use crate::security_stall::{read_of, Served};
 use crate::sys::{Area, Map, Span};
 use crate::touch::Fault;
 use crate::{ensure_eq, register};
 use anyhow::{bail, ensure, Context};
+use nix::errno::Errno;
+use nix::sys::ptrace;
 use nix::sys::signal::{kill, Signal};
-use nix::unistd::{fork, ForkResult};
+use nix::sys::wait::{waitpid, WaitStatus};
+use nix::unistd::{fork, ForkResult, Pid};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::thread;
 
 /// Waits in a hole, with another thread, while `end` ends that, and says what the thread saw.
@@ -164,6 +169,39 @@ fn a71_exit_and_kill() -> Outcome {
     Ok(())
 }
 
+/// A71: what is reaped of a process that is on its way out was no hole, so nobody waits for it.
+fn a71_reaped_memory() -> Outcome {
+    let area = Area::pages(2)?;
+    let target = Served::fork(0, *area, || resolve(*area, *Area::filled(2, 1)?))?;
+    let process = target.pid();
+    ensure_eq!(read_of(process, area.page(1)), Ok(8));
+
+    // It stops with its memory on its way out.
+    ptrace::seize(process, ptrace::Options::PTRACE_O_TRACEEXIT).context("seize")?;
+    kill(process, Signal::SIGKILL)?;
+    let stop = WaitStatus::PtraceEvent(process, Signal::SIGTRAP, libc::PTRACE_EVENT_EXIT);
+    ensure_eq!(waitpid(process, None).context("waitpid")?, stop);
+    let seen = read_of(process, area.page(1));
+    let reaped = reap(process);
+    let then = reaped.map(|()| read_of(process, area.page(1)));
+    let waiters = target.waiters()?;
+    // Nothing else ends the stop.
+    ptrace::cont(process, None).context("cont")?;
+    ensure_eq!((seen, then, waiters), (Ok(8), Ok(Err(Errno::EFAULT)), 0));
+    Ok(())
+}
+
+/// Takes the memory of a process that is on its way out.
+fn reap(process: Pid) -> nix::Result<()> {
+    // SAFETY: It makes a descriptor only.
+    let pidfd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) })?;
+    // SAFETY: It is a new descriptor that nobody else has.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
+    // SAFETY: It takes memory of the other process only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_process_mrelease, pidfd.as_raw_fd(), 0) })
+        .map(drop)
+}
+
 /// An exec under those who wait ends them, and the new program starts.
 fn a71_exec() -> Outcome {
     let ended = in_child(|| {
@@ -200,7 +238,7 @@ fn a70_handler_dies() -> Outcome {
     };
     drop_here(fd, THREADS, *area, || {
         kill(handler, Signal::SIGKILL)?;
-        nix::sys::wait::waitpid(handler, None).map(drop)?;
+        waitpid(handler, None).map(drop)?;
         Ok(())
     })
 }
@@ -258,6 +296,7 @@ register!(
     a70_dontneed_under_waiters,
     c31_fork_under_waiters,
     a71_exit_and_kill,
+    a71_reaped_memory,
     a71_exec,
     a70_handler_dies,
     a84_nothing_is_held,

@@ -93,7 +93,7 @@ impl Served {
     }
 
     /// How many wait in its memory.
-    fn waiters(&self) -> anyhow::Result<u64> {
+    pub fn waiters(&self) -> anyhow::Result<u64> {
         field(
             &format!("/proc/{}/fdinfo/{}", self.pid(), self.descriptor),
             "total",
@@ -114,7 +114,7 @@ fn write_from(fd: impl AsFd, span: Span) -> nix::Result<usize> {
 }
 
 /// Reads a hole of another process.
-fn read_of(process: Pid, hole: Span) -> nix::Result<usize> {
+pub fn read_of(process: Pid, hole: Span) -> nix::Result<usize> {
     let base = hole.addr;
     process_vm_readv(
         process,
