@@ -69,15 +69,18 @@ fn read_fault(
         Some(report) => report,
         None => next_fault(ctx, descriptor, may_wait)?,
     };
-    if put(to, report.address() as u64).is_err() {
-        if descriptor.waiters.take_back(report) {
-            ctx.notify(bindings::EPOLLIN);
-        }
-        return Err(EFAULT);
+    let read = put(to, report.address() as u64);
+    match read {
+        Ok(()) => report.delivered(),
+        Err(_) => descriptor.waiters.take_back(report),
     }
-    report.delivered();
-    ctx.notify(bindings::EPOLLOUT);
-    Ok(WORD)
+    // Others who read are told, too, whichever way it went: we were on the queue with them until a
+    // moment ago, and may have been the one whom a new fault woke.
+    ctx.notify(match read {
+        Ok(()) => bindings::EPOLLOUT,
+        Err(_) => bindings::EPOLLIN,
+    });
+    read.map(|()| WORD)
 }
 
 /// Waits for a fault that was not read.

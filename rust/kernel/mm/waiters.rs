@@ -359,17 +359,17 @@ impl Waiters {
         }
     }
 
-    /// Takes a report back, since it did not reach the program: it is to be made again, in its
-    /// turn. Says whether its thread still waits.
+    /// Takes a report back, since it did not reach the program: if its thread still waits, it is to
+    /// be made again, in its turn.
     ///
     /// Does not sleep.
-    pub fn take_back(&self, report: Report) -> bool {
+    pub fn take_back(&self, report: Report) {
         let mut queue = self.queue.lock();
         let waiter = queue.first_from((report.address, report.ticket));
         // SAFETY: The waiter is in the tree if it is not null, and the others are in the list.
         unsafe {
             if waiter.is_null() || (*waiter).ticket != report.ticket {
-                return false;
+                return;
             }
             let mut older = ptr::null_mut();
             let mut younger = queue.oldest;
@@ -379,7 +379,6 @@ impl Waiters {
             }
             queue.link(waiter, older);
         }
-        true
     }
 
     /// Wakes every thread that waits for a page in `range`, reported or not. Says whether there was
