@@ -92,6 +92,31 @@ fn a12_handlers_of_many_threads() -> Outcome {
     ensure_holes(*src)
 }
 
+/// A14: a zero page is no hole, in the child neither, though nothing but the page tables tells so.
+fn a14_fork_of_zero_pages() -> Outcome {
+    for mark_first in [false, true] {
+        let area = Area::pages(3)?;
+        if mark_first {
+            // Zero pages then come by a move only.
+            area.mark()?;
+            let zero = Area::pages(1)?;
+            ensure_eq!(zero.load(), Ok(0));
+            remap_all(area.page(0), *zero)?;
+        } else {
+            ensure_eq!(area.page(0).load(), Ok(0));
+            area.mark()?;
+        }
+        must_pass_in_child(|| {
+            ensure_eq!(area.page(0).load(), Ok(0));
+            ensure_eq!(area.page(0).store(1), Ok(()));
+            ensure_holes(area.pages(1..3))
+        })
+        .with_context(|| format!("marked first: {mark_first}"))?;
+        area.page(0).check_zero()?;
+    }
+    Ok(())
+}
+
 /// A14: the child inherits the mark: its holes raise SIGBUS, its pages are its own.
 fn a14_fork_inherits_the_mark() -> Outcome {
     let area = Area::pages(2)?;
@@ -281,6 +306,7 @@ register!(
     a12_handler_resolves,
     a12_access_over_two_holes,
     a12_handlers_of_many_threads,
+    a14_fork_of_zero_pages,
     a14_fork_inherits_the_mark,
     a14_wiped_memory_is_holes,
     a14_exec_clears_the_mark,
