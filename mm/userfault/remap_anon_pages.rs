@@ -174,7 +174,7 @@ enum Step {
     /// Wait a moment, with nothing held; then go on.
     Pause,
     /// Bring the page back from swap, with nothing held; then go on.
-    FaultIn,
+    SwapIn,
 }
 
 impl Remap {
@@ -224,7 +224,7 @@ impl Remap {
                 Step::Continue => return Ok(()),
                 Step::Wait(folio) => Folio::put_and_wait_unlocked(folio)?,
                 Step::Pause => fsleep(PAUSE),
-                Step::FaultIn => mm.fault_in(self.src().start)?,
+                Step::SwapIn => mm.swap_in(self.src().start)?,
             }
         }
     }
@@ -495,7 +495,7 @@ impl Remap {
             Stop::Error(e) => Err(e),
             Stop::Contended(folio) => Ok(Step::Wait(folio)),
             Stop::Large(folio) => self.split(folio),
-            Stop::Swapped => self.try_again(Step::FaultIn),
+            Stop::Swapped => self.try_again(Step::SwapIn),
             Stop::Migrating => {
                 if let Some(from) = src.and_then(AnonRange::pmd) {
                     from.wait_for_migration();

@@ -307,6 +307,11 @@ __rust_helper void rust_helper_set_pte_at(struct mm_struct *mm,
 	set_pte_at(mm, address, ptep, pte);
 }
 
+__rust_helper pte_t rust_helper_ptep_get_lockless(pte_t *ptep)
+{
+	return ptep_get_lockless(ptep);
+}
+
 __rust_helper void rust_helper_pte_unmap(pte_t *pte)
 {
 	pte_unmap(pte);

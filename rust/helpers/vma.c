@@ -69,6 +69,11 @@ rust_helper_folio_matches_swap_entry(const struct folio *folio,
 	return folio_matches_swap_entry(folio, entry);
 }
 
+__rust_helper vm_fault_t rust_helper_do_swap_page(struct vm_fault *vmf)
+{
+	return do_swap_page(vmf);
+}
+
 __rust_helper void rust_helper_release_fault_lock(struct vm_fault *vmf)
 {
 	release_fault_lock(vmf);

@@ -12,11 +12,7 @@
 use crate::{
     bindings,
     error::{
-        code::{
-            EFAULT,
-            EINVAL,
-            ENOMEM, //
-        },
+        code::EINVAL,
         to_result,
         Result, //
     },
@@ -385,38 +381,6 @@ impl MmWithUser {
             return None;
         }
         Some(guard)
-    }
-
-    /// Brings back what is in swap at `address`, whether the program may read there or not.
-    ///
-    /// It may have to be tried again: nothing is waited for that others do, neither for their lock
-    /// of a folio nor, if there is a hole by now, for who serves it.
-    ///
-    /// May sleep. The caller holds neither the mmap lock nor the lock of a vma of this mm. Fails
-    /// with `EFAULT` where the page is poisoned, with `ENOMEM`, and with `EINTR` when a fatal
-    /// signal arrives.
-    #[cold]
-    pub fn fault_in(&self, address: usize) -> Result {
-        const FLAGS: bindings::fault_flag = bindings::fault_flag_FAULT_FLAG_REMOTE
-            | bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY
-            | bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT;
-        const POISON: bindings::vm_fault_reason = bindings::vm_fault_reason_VM_FAULT_HWPOISON
-            | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE;
-
-        let mmap = self.mmap_read_lock_killable()?;
-        let Some(vma) = mmap.vma_lookup(address) else {
-            return Ok(());
-        };
-        // SAFETY: The vma is valid, and its mmap lock held, which by the last flag is not given up.
-        let answer =
-            unsafe { bindings::handle_mm_fault(vma.as_ptr(), address, FLAGS, ptr::null_mut()) };
-        if answer & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
-            return Err(ENOMEM);
-        }
-        match answer & POISON {
-            0 => Ok(()),
-            _ => Err(EFAULT),
-        }
     }
 }
 

@@ -13,6 +13,13 @@
 
 use crate::{
     bindings,
+    error::{
+        code::{
+            EFAULT,
+            ENOMEM, //
+        },
+        Result, //
+    },
     ffi,
     mm::{
         folio::{
@@ -27,10 +34,14 @@ use crate::{
             EntryPair,
             PtePair, //
         },
+        MmWithUser, //
     },
     sync::aref::ARef, //
 };
-use core::ptr::NonNull;
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
 /// What a page of the source that is in swap can do.
 pub enum Swapped<'p, 'a> {
@@ -142,6 +153,76 @@ impl SwapEntries<'_, '_> {
         }
         // A processor has no entry in its TLB for what is not present.
         self.pair.skip(self.nr);
+    }
+}
+
+impl MmWithUser {
+    /// Maps the page of `address` if it is in swap, whether the program may touch it or not. Fills
+    /// no hole.
+    ///
+    /// It may have to be tried again: others' lock of a folio is not waited for.
+    ///
+    /// May sleep. The caller holds neither the mmap lock nor the lock of a vma of this mm. Fails
+    /// with `EFAULT` where the page cannot be read or is poisoned, with `ENOMEM`, and with `EINTR`
+    /// when a fatal signal arrives.
+    #[cold]
+    pub fn swap_in(&self, address: usize) -> Result {
+        // By the second the mmap lock is not given up.
+        const FLAGS: bindings::fault_flag = bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY
+            | bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT;
+        const LOST: bindings::vm_fault_reason = bindings::vm_fault_reason_VM_FAULT_SIGBUS
+            | bindings::vm_fault_reason_VM_FAULT_HWPOISON
+            | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE;
+
+        let mmap = self.mmap_read_lock_killable()?;
+        let Some(vma) = mmap.vma_lookup(address) else {
+            return Ok(());
+        };
+        let mut ptl = ptr::null_mut();
+        // SAFETY: The mm is valid, and its mmap lock held, which keeps the upper tables. The
+        // function copes with a pmd that is no table.
+        let (pmd, pte) = unsafe {
+            let pmd = bindings::mm_find_pmd(self.as_raw(), address);
+            if pmd.is_null() {
+                return Ok(());
+            }
+            (
+                pmd,
+                bindings::pte_offset_map_ro_nolock(self.as_raw(), pmd, address, &mut ptl),
+            )
+        };
+        if pte.is_null() {
+            return Ok(());
+        }
+        // SAFETY: `pte` is mapped.
+        let now = unsafe { bindings::ptep_get_lockless(pte) };
+        if Pte(now).kind() != PteKind::Swap {
+            // SAFETY: As above.
+            unsafe { bindings::pte_unmap(pte) };
+            return Ok(());
+        }
+        let mut vmf = bindings::vm_fault {
+            __bindgen_anon_1: bindings::vm_fault__bindgen_ty_1 {
+                vma: vma.as_ptr(),
+                address,
+                real_address: address,
+                ..Default::default()
+            },
+            __bindgen_anon_2: bindings::vm_fault__bindgen_ty_2 { orig_pte: now },
+            flags: FLAGS,
+            pmd,
+            pte,
+            ptl,
+            ..Default::default()
+        };
+        // SAFETY: The mmap lock is held, `pte` is mapped, which the function undoes, and the entry
+        // was one for a page in swap: it looks again whether it is.
+        let answer = unsafe { bindings::do_swap_page(&mut vmf) };
+        match answer {
+            _ if answer & bindings::vm_fault_reason_VM_FAULT_OOM != 0 => Err(ENOMEM),
+            _ if answer & LOST != 0 => Err(EFAULT),
+            _ => Ok(()),
+        }
     }
 }
 
