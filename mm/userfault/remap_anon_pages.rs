@@ -27,8 +27,8 @@
 //! being migrated is waited for as in a page fault, with 1 held. The wait for a folio's lock, and
 //! for others to let go of a folio, is with nothing held at all, not even a reference to the folio:
 //! that would keep the folio from being split or migrated. So is the fault that brings back from
-//! swap what cannot move there. Then the vmas are looked up anew. In each case the call goes on
-//! with the page that it stopped at.
+//! swap what cannot move there. Then, and now and then in a long call, the vmas are looked up anew.
+//! In each case the call goes on with the page that it stopped at.
 //!
 //! # What others see
 //!
@@ -91,6 +91,10 @@ use crate::request::{
     Request, //
 };
 use core::ops::Range;
+
+/// How many runs, of a table's entries at most, are done before the vmas are unlocked, so that who
+/// wants to change them, or others of the process, does not wait for the end of a long call.
+const MAX_RUNS: u32 = 16;
 
 /// How often something is tried that others may keep from being done, such as the split of a folio
 /// that they hold references to, and how long to leave them to let go of it in between.
@@ -221,7 +225,8 @@ impl Remap {
                 self.run_locked(dst, src)?
             };
             match step {
-                Step::Continue => return Ok(()),
+                Step::Continue if self.is_done() => return Ok(()),
+                Step::Continue => {}
                 Step::Wait(folio) => Folio::put_and_wait_unlocked(folio)?,
                 Step::Pause => fsleep(PAUSE),
                 Step::SwapIn => mm.swap_in(self.src().start)?,
@@ -274,12 +279,17 @@ impl Remap {
         Ok(vmas)
     }
 
-    /// Moves everything that is left, with the vmas locked.
+    #[inline(always)]
+    fn is_done(&self) -> bool {
+        self.moved == self.request.limit()
+    }
+
+    /// Moves what is left, or a good part of it, with the vmas locked.
     #[inline(always)]
     fn run_locked(&mut self, dst: &VmaRef, src: &VmaRef) -> Result<Step> {
         let vmas = self.check_vmas(dst, src)?;
 
-        loop {
+        for _ in 0..MAX_RUNS {
             match self.move_run(vmas) {
                 Stop::End => {}
                 stop => match self.make_way(stop, vmas)? {
@@ -287,14 +297,15 @@ impl Remap {
                     wait => return Ok(wait),
                 },
             }
-            if self.moved == self.request.limit() {
-                return Ok(Step::Continue);
+            if self.is_done() {
+                break;
             }
             if current!().fatal_signal_pending() {
                 return Err(EINTR);
             }
             cond_resched();
         }
+        Ok(Step::Continue)
     }
 
     /// Moves a huge page, or what one pair of pte tables allows, under their locks and with one TLB

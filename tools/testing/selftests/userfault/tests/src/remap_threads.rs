@@ -4,9 +4,9 @@
 
 use crate::frame::Splits;
 use crate::harness::{rounds, Outcome};
-use crate::proc::{ensure_holes, entries};
+use crate::proc::{ensure_holes, entries, entry};
 use crate::process::join;
-use crate::special::{folio_pages, huge_pages, huge_zero_pages, pages_of_folios};
+use crate::special::{folio_pages, huge_pages, huge_zero_pages, many_zero_pages, pages_of_folios};
 use crate::sys::{page, pmd, pmd_pages, remap, remap_all, Area, Map, Span};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
@@ -336,6 +336,42 @@ fn a39_moves_while_vmas_change() -> Outcome {
     moved.pages(1..PAGES).check_pages(2)
 }
 
+/// A39: who unmaps a part of the destination does not wait for the end of a long call, which ends
+/// for it, whichever locks it takes.
+fn a39_unmap_in_a_long_call() -> Outcome {
+    for touched in [false, true] {
+        let in_time = || -> anyhow::Result<bool> {
+            let [src, dst] = many_zero_pages()?;
+            if touched {
+                // From then on it has an anon_vma.
+                dst.page(0).fill(1);
+                dst.advise(libc::MADV_DONTNEED)?;
+            }
+            let last = dst.page(dst.nr_pages() - 1);
+            std::thread::scope(|scope| {
+                let moving = scope.spawn(|| remap(*dst, *src, 0));
+                while !entry(dst.page(0))?.present() {
+                    ensure!(!moving.is_finished(), "nothing has moved");
+                }
+                last.unmap()?;
+                let moved = moving
+                    .join()
+                    .expect("no panic")
+                    .context("remap_anon_pages")?;
+                Ok(moved < src.len)
+            })
+        };
+        let seen = (0..20)
+            .map(|_| in_time())
+            .find(|seen| !matches!(seen, Ok(false)));
+        ensure!(
+            seen.context("it waits for the end of the call")??,
+            "touched: {touched}"
+        );
+    }
+    Ok(())
+}
+
 /// A39: an unmap of the destination meanwhile is EINVAL or a short count, and loses nothing else.
 fn a39_unmap_meanwhile() -> Outcome {
     const PAGES: usize = 256;
@@ -440,6 +476,7 @@ register!(
     a39_opposite_directions_of_huge_pages,
     a39_opposite_directions_of_folios,
     a39_moves_while_vmas_change,
+    a39_unmap_in_a_long_call,
     a39_unmap_meanwhile,
     a39_pieces_of_a_huge_zero_page,
     a39_mremap_between_the_same_tables,

@@ -5,7 +5,7 @@
 use crate::harness::Skip;
 use crate::knobs;
 use crate::proc::field;
-use crate::sys::{page, pmd, pmd_pages, Area, Map, Span, MAP_DROPPABLE, RW};
+use crate::sys::{page, pmd, pmd_pages, Area, Map, Span, MADV_POPULATE_READ, MAP_DROPPABLE, RW};
 use anyhow::{ensure, Context};
 use nix::errno::Errno;
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
@@ -174,6 +174,18 @@ pub fn pages_of_folios(pages: usize, first_seed: u32) -> anyhow::Result<Area> {
         return Err(Skip(format!("no folios of {pages} pages to be had")).into());
     }
     Ok(area)
+}
+
+/// Zero pages, so many that it takes a while to move them, and as many holes.
+pub fn many_zero_pages() -> anyhow::Result<[Area; 2]> {
+    const PAGES: usize = 1 << 19;
+    // They take page tables only.
+    let map = || Map::pages(PAGES).more_flags(libc::MAP_NORESERVE).map();
+    let (src, dst) = (map()?, map()?);
+    // Not every kernel knows of others.
+    let _ = src.advise(libc::MADV_NOHUGEPAGE);
+    src.advise(MADV_POPULATE_READ).context("populate")?;
+    Ok([src, dst])
 }
 
 /// So many huge zero pages.
