@@ -61,7 +61,7 @@ fn a11_futex_operations() -> Outcome {
 }
 
 /// How a process ends that shares this memory and says nothing, after it has done `last`.
-fn end_of(last: impl FnMut() -> isize) -> anyhow::Result<WaitStatus> {
+pub fn end_of(last: impl FnMut() -> isize) -> anyhow::Result<WaitStatus> {
     let mut stack = vec![0; 64 << 10];
     let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
     // SAFETY: The stack is large enough for system calls, and lives longer than the child, which

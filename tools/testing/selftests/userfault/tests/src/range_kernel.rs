@@ -156,6 +156,28 @@ fn a11_a81_vectors_wait() -> Outcome {
     holes.check_pages(3)
 }
 
+/// A81: a futex operation that writes to a private futex is refused, and nobody is told, since the
+/// mmap lock is kept all the while.  Where the futex is shared its page is pinned before, and that
+/// waits.
+fn a81_futex_operations() -> Outcome {
+    let area = Area::pages(1)?;
+    let (fd, src, word) = (Range::serving(*area)?, Area::pages(1)?, Area::filled(1, 1)?);
+    src.clear();
+    let change = |flags: i32| {
+        // Sets the second word to 1, and compares what it was with 0.
+        let (op, change) = (libc::FUTEX_WAKE_OP | flags, 1 << 12);
+        // SAFETY: The memory of an area is never borrowed.
+        let done =
+            unsafe { libc::syscall(libc::SYS_futex, word.addr, op, 1, 1, area.addr, change) };
+        Errno::result(done)
+    };
+    ensure_eq!(change(libc::FUTEX_PRIVATE_FLAG), Err(Errno::EFAULT));
+    ensure_eq!(fd.counts()?, (0, 0));
+    ensure_eq!(serve_call(&fd, *area, *src, || change(0))?, Ok(0));
+    ensure_eq!(area.bytes()[..4], 1_u32.to_ne_bytes());
+    Ok(())
+}
+
 /// A81: what goes around the page cache pins the page that it waited for: a disk reads into it, and
 /// is written from it.
 fn a81_direct_io_waits() -> Outcome {
@@ -365,6 +387,7 @@ fn a11_user_mode_only() -> Outcome {
 register!(
     a11_a81_system_calls_wait,
     a11_a81_vectors_wait,
+    a81_futex_operations,
     a81_direct_io_waits,
     a81_io_uring_waits,
     a49_a59_a62_writes_that_do_not_wait,

@@ -6,16 +6,19 @@ use crate::harness::Outcome;
 use crate::proc::ensure_holes;
 use crate::process::{in_child, join, must_end, must_pass_in_child, Ended};
 use crate::range::{resolve, wait_until, LetGo, Range, A_WHILE};
+use crate::security_memory::tell_pipe;
 use crate::security_stall::{read_of, Served};
 use crate::sys::{Area, Map, Span};
 use crate::touch::Fault;
 use crate::{ensure_eq, register};
 use anyhow::{bail, ensure, Context};
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::ptrace;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::{fork, ForkResult, Pid};
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::thread;
 
@@ -218,6 +221,28 @@ fn a71_exec() -> Outcome {
     Ok(())
 }
 
+/// A74: a process that calls exec is gone, to a descriptor of its memory that another has.
+fn a74_exec_of_its_process() -> Outcome {
+    let area = Area::pages(1)?;
+    let (ready, tell) = tell_pipe()?;
+    let target = Served::fork(0, *area, || {
+        (&ready).read_exact(&mut [0]).context("read")?;
+        ptrace::traceme().context("traceme")?;
+        let error = nix::unistd::execv(c"/proc/self/exe", &[c"tests", c"--list"]);
+        bail!("execv: {error:?}")
+    })?;
+    let (process, fd) = (target.pid(), target.copy()?);
+    (&tell).write_all(&[0])?;
+    // The new program stops before it does anything.
+    let stop = WaitStatus::Stopped(process, Signal::SIGTRAP);
+    ensure_eq!(waitpid(process, None).context("waitpid")?, stop);
+    ensure_eq!(fd.register(*area), Err(Errno::ESRCH));
+    ensure_eq!(fd.wake(*area), Err(Errno::ESRCH));
+    ensure_eq!(fd.read(), Err(Errno::ESRCH));
+    ensure_eq!(fd.ready()?, PollFlags::POLLHUP);
+    Ok(())
+}
+
 /// A handler in another process that dies with faults read and unread: SIGBUS for all, no zero
 /// page.
 fn a70_handler_dies() -> Outcome {
@@ -298,6 +323,7 @@ register!(
     a71_exit_and_kill,
     a71_reaped_memory,
     a71_exec,
+    a74_exec_of_its_process,
     a70_handler_dies,
     a84_nothing_is_held,
 );

@@ -2,6 +2,7 @@
 
 //! The page at its new place: the very same, and good for all that a page is good for.
 
+use crate::cgroup::Cgroup;
 use crate::harness::Outcome;
 use crate::proc::{clear_soft_dirty, ensure_holes, ensure_present, entry, frames};
 use crate::process::{must_pass_in_child, Holder};
@@ -261,25 +262,36 @@ fn a26_multi_size_folio() -> Outcome {
     Ok(())
 }
 
-/// A26: KiB of anonymous memory in a cgroup are as before: a move charges nothing.
+/// A26: KiB of anonymous memory in a cgroup are as before, also where another cgroup moves what
+/// this one has paid: a move charges nothing.
 fn a26_charge_stays() -> Outcome {
     const PAGES: usize = 2048;
-    let group = crate::cgroup::Cgroup::enter()?;
-    let (dst, src) = (Area::pages(PAGES)?, Area::filled(PAGES, 1)?);
-    let before = group.stat("anon")?;
-    remap_all(*dst, *src)?;
-    let changed = group.stat("anon")?.abs_diff(before);
-    ensure!(
-        changed <= (PAGES * page() / 8) as u64,
-        "anon has changed by {changed} bytes"
-    );
-    dst.check_pages(1)?;
-    drop((dst, src));
-    let left = group.stat("anon")?;
-    ensure!(
-        left < before,
-        "anon is {left} bytes, was {before} with the pages"
-    );
+    for by_another in [false, true] {
+        let group = Cgroup::enter()?;
+        let other = Cgroup::named("userfault-tests-other")?;
+        let (dst, src) = (Area::pages(PAGES)?, Area::filled(PAGES, 1)?);
+        if by_another {
+            other.add(std::process::id())?;
+        }
+        let before = [group.stat("anon")?, other.stat("anon")?];
+        remap_all(*dst, *src)?;
+        let after = [group.stat("anon")?, other.stat("anon")?];
+        for (before, after) in before.iter().zip(after) {
+            let changed = after.abs_diff(*before);
+            ensure!(
+                changed <= (PAGES * page() / 8) as u64,
+                "by another: {by_another}: anon has changed by {changed} bytes"
+            );
+        }
+        dst.check_pages(1)?;
+        drop((dst, src));
+        let left = group.stat("anon")?;
+        ensure!(
+            left < before[0],
+            "anon is {left} bytes, was {} with the pages",
+            before[0]
+        );
+    }
     Ok(())
 }
 

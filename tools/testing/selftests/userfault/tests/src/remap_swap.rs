@@ -62,7 +62,8 @@ fn a28_swap_entry_moves_in_one_vma() -> Outcome {
     area.pages(16..32).check_pages(1)
 }
 
-/// A28: the process has as much in swap as before, and its cgroup too; when the vma goes, nothing.
+/// A28: the process has as much in swap as before, and so has the cgroup that has paid for it,
+/// though another moves it; when the vma goes, nothing.
 fn a28_swap_counters_stay() -> Outcome {
     const PAGES: usize = 512;
     let group = Cgroup::enter()?;
@@ -73,6 +74,8 @@ fn a28_swap_counters_stay() -> Outcome {
         ])
     };
     let (dst, src) = (Area::pages(PAGES)?, swapped(PAGES)?);
+    let other = Cgroup::named("userfault-tests-other")?;
+    other.add(std::process::id())?;
     let before = counts()?;
     move_unread(*dst, *src)?;
     ensure_eq!(counts()?, before);
