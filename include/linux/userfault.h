@@ -123,9 +123,11 @@ int userfault_madvise(struct vm_area_struct *vma, int advice,
  *
  * Context: A page fault, before anything is allocated for it: the vma or the
  * mmap locked, the pmd looked up, no page table mapped or locked. Takes the
- * lock of the pte table or of the pmd. Does not sleep.
+ * lock of the pte table or of the pmd. Does not sleep, but where a descriptor
+ * serves the vma by ranges: userfaultfd_range_fault() is called then, and may
+ * have given up the lock of the vma or of the mmap.
  * Return: %VM_FAULT_SIGBUS for a hole; 0 where it is none any more, so that the
- * access is made again.
+ * access is made again; or what userfaultfd_range_fault() returns.
  */
 vm_fault_t userfault_hole(struct vm_fault *vmf);
 

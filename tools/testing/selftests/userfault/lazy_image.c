@@ -102,8 +102,8 @@ static void place(unsigned char *dst, unsigned char *src, size_t len,
 		int tries = 0;
 
 		/*
-		 * The page cannot be moved: it went to swap, or somebody has a
-		 * share in it. A copy of it can.
+		 * The page cannot be moved: somebody has a share in it, or has
+		 * it pinned. A copy of it can.
 		 */
 		while (done < 0 && errno == EBUSY && tries++ < MAX_TRIES) {
 			memcpy(spare, src, page_size);
