@@ -85,12 +85,16 @@ pub fn make(ctx: &Ctx, kbuild: &Kbuild, fragments: &[PathBuf], strict: bool) -> 
     }
     let edited = git.text(&["diff", "--name-only", "HEAD"])?;
     let edited = edited.lines().any(|f| f.contains("Kconfig"));
-    let name = format!("config-{}", kbuild.name);
+    // Of the folder, which more than one build may have.
+    let folder = kbuild.objects.strip_prefix(&ctx.build).unwrap_or(&kbuild.objects);
+    let name = format!("config-{}", folder.display().to_string().replace('/', "-"));
     let key = hash.hex();
     let (config, new) = (kbuild.objects.join(".config"), kbuild.objects.join(".config.new"));
     let known = state::load::<String>(ctx, &name) == key && config.exists() && !edited;
     if !known {
         ctx.ui.note(&format!("config: tinyconfig, {} fragments", fragments.len()));
+        // What is written now may be refused below: then it is made anew the next time.
+        state::save(ctx, &name, &String::new())?;
         std::fs::create_dir_all(&kbuild.objects)?;
         let hint = "is one of the fragments damaged?";
         let make = |target: &str| kbuild.make(&[target]).env("KCONFIG_CONFIG", &new);
