@@ -13,9 +13,13 @@ const COMPLAINTS: &str = concat!(
     r"|lock held when returning|invalid wait context|bad unlock balance|\bINFO: (task|rcu|trying|possible)",
     r"|rcu.*\bstall|soft lockup|hard LOCKUP|Bad rss-counter|page still charged|Bad page (state|map|cache)",
     r"|non-zero pgtables_bytes|unreferenced object|nobody cared|Out of memory|ORC unwind|stack guard page",
+    // A checker that has given up, and tables that are not what they should be.
+    r"|kmemleak: (Cannot|Memory pool)|Bad swap (file|offset) entry|bad p[gmu4]d\b|UBSAN: ",
 );
 /// How KCSAN begins a report; the two functions follow that it has seen at one place.
 const RACE: &str = "BUG: KCSAN: ";
+/// The line that ends one.
+const RACE_END: &str = "==================";
 /// Functions of ours there: Rust, or what Rust calls to come to an inline function of C.
 const OURS: &str = r"\b(_R|rust_helper_)";
 /// What the kernel is tainted with when it has run its own unit tests.
@@ -34,9 +38,11 @@ pub struct Console {
     last: VecDeque<String>,
     /// Lines of complaints with what follows them.
     pub complaints: Vec<String>,
-    /// Data races in which nothing of ours has a part, and how often each was reported. Upstream has
-    /// many that it knows of, so they are no complaint.
+    /// Data races that are at no place of ours, and how often each was reported. Upstream has many
+    /// that it knows of, so they are no complaint. It is said of those that Rust has called.
     pub races: BTreeMap<String, usize>,
+    /// The race whose report has begun.
+    race: Option<String>,
     trace: usize,
     /// The program that prints now.
     running: Option<String>,
@@ -71,6 +77,7 @@ impl Console {
             last: VecDeque::new(),
             complaints: Vec::new(),
             races: BTreeMap::new(),
+            race: None,
             trace: 0,
             running: None,
             ended: BTreeMap::new(),
@@ -90,8 +97,17 @@ impl Console {
         // A test may say "WARNING:" itself, in its diagnostics.
         let said_by_test = ["#", "ok ", "not ok "].iter().any(|p| line.starts_with(p));
         let race = line.split_once(RACE).map(|(_, race)| race).filter(|race| !self.ours.is_match(race));
-        if let Some(race) = race {
-            *self.races.entry(race.into()).or_default() += 1;
+        match (race, self.race.take()) {
+            (Some(race), _) => {
+                *self.races.entry(race.into()).or_default() += 1;
+                self.race = Some(race.into());
+            }
+            (None, Some(race)) if self.ours.is_match(line) => {
+                *self.races.entry(format!("{race}, called by Rust")).or_default() += 1;
+                *self.races.entry(race).or_default() -= 1;
+                self.races.retain(|_, times| *times > 0);
+            }
+            (None, race) => self.race = race.filter(|_| !line.contains(RACE_END)),
         }
         let complaint = match said_by_test {
             _ if race.is_some() => false,
@@ -163,6 +179,9 @@ mod tests {
             "[   9.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
             "unreferenced object 0xffff (size 64):",
             "[   1.5] BUG: KCSAN: data-race in rust_helper_set_pte_at / ptep_get",
+            "[   1.5] kmemleak: Cannot allocate a kmemleak_object structure",
+            "[   1.5] get_swap_device: Bad swap offset entry 1",
+            "[   1.5] mm/pgtable-generic.c:54: bad pmd 0000000012345678(0000000000000001)",
             "userfault: tainted 512",
             "userfault: tainted 262656",
         ] {
@@ -191,6 +210,17 @@ mod tests {
         let console = watch(&format!("{race}\n{race}\nok 1 - a{race}"));
         assert!(console.complaints.is_empty());
         assert_eq!(console.races["data-race in filemap_map_pages / folio_add_lru"], 3);
+    }
+
+    #[test]
+    fn says_whether_rust_called() {
+        let race = "[   1.5] BUG: KCSAN: data-race in mas_walk / mas_store";
+        let (frame, end) =
+            ("[   1.5]  _RNvNtCs1_6kernel2mm4anon4lock+0x10/0x20", "[   1.5] ======================");
+        let console = watch(&format!("{race}\n{end}\n{frame}\n{race}\n{frame}\n{frame}\n{end}"));
+        assert!(console.complaints.is_empty());
+        assert_eq!(console.races["data-race in mas_walk / mas_store"], 1);
+        assert_eq!(console.races["data-race in mas_walk / mas_store, called by Rust"], 1);
     }
 
     #[test]

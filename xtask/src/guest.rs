@@ -123,6 +123,9 @@ pub fn watch(
         }
         End::Late => format!("took longer than {} minutes and was stopped", limits.total.as_secs() / 60),
         _ if !console.done => "ended before it had run everything".into(),
+        _ if console.ended.get("kmemleak").is_some_and(|&status| status != 0) => {
+            "could not look for lost memory: kmemleak has given up".into()
+        }
         _ => return Ok(console),
     };
     bail!("the guest {why}; its last lines:\n{tail}  console: {log}")
