@@ -10,6 +10,7 @@ use crate::loop_device::Loop;
 use crate::proc::{entries_of, field};
 use crate::process::{in_child, join, must_end, Ended, Holder};
 use crate::range::{resolve, LetGo, Range, PROTOCOL, REGISTER, UNREGISTER, USER_MODE_ONLY};
+use crate::security_stall::set_arguments;
 use crate::sys::{page, remap_all, Area, Span};
 use crate::{ensure_eq, register};
 use anyhow::{ensure, Context};
@@ -341,7 +342,8 @@ fn a80_debuggers_are_refused() -> Outcome {
     Ok(())
 }
 
-/// A71: a core dump waits for nobody: what is not there is left out.
+/// A71: a core dump waits for nobody: what is not there is left out, be it of the memory or of what
+/// is copied from there, such as the arguments.
 fn a71_core_dump() -> Outcome {
     knobs::set(
         "/proc/sys/kernel/core_pattern",
@@ -352,9 +354,10 @@ fn a71_core_dump() -> Outcome {
         let area = Area::pages(4)?;
         area.page(1).fill(1);
         let fd = Range::serving(*area)?;
-        let hole = area.page(2);
+        let (hole, text) = (area.page(2), area.page(3));
         thread::spawn(move || hole.load());
         fd.wait_for(1)?;
+        set_arguments(text)?;
         // SAFETY: It ends the process.
         unsafe {
             libc::signal(libc::SIGSEGV, libc::SIG_DFL);

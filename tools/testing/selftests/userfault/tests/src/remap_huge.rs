@@ -270,6 +270,42 @@ fn c14_soft_dirty_huge_page() -> Outcome {
     ensure_entries(*dst, "written", Entry::soft_dirty)
 }
 
+/// C14: and so does the huge zero page, where nothing was before.
+fn c14_soft_dirty_huge_zero_page() -> Outcome {
+    let (dst, src) = (Map::huge_pages(1).map()?, huge_zero_pages(1)?);
+    if !entry(*Area::filled(1, 1)?)?.soft_dirty() {
+        crate::skip!("this kernel does not track written pages");
+    }
+    clear_soft_dirty()?;
+    remap_all(*dst, *src)?;
+    ensure_entries(*dst, "written", Entry::soft_dirty)
+}
+
+/// A35: what was written of a huge page that is free to be dropped stays.
+fn a35_huge_page_that_was_free_to_be_dropped() -> Outcome {
+    let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
+    src.advise(libc::MADV_FREE).context("MADV_FREE")?;
+    src.fill_pages(1000);
+    ensure!(is_huge(*src)?, "split");
+    move_whole(*dst, *src)?;
+    swap::ensure_on()?;
+    swap::page_out_until(*dst, "reclaimed", |entry| !entry.present())?;
+    dst.check_pages(1000)
+}
+
+/// A35: the destination's protection holds.
+fn a35_huge_page_in_read_only_memory() -> Outcome {
+    let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
+    dst.protect(libc::PROT_READ)?;
+    src.protect(libc::PROT_READ)?;
+    move_whole(*dst, *src)?;
+    ensure!(dst.store(1).is_err(), "written to without permission");
+    dst.protect(RW)?;
+    dst.check_pages(1)?;
+    ensure_eq!(dst.store(1), Ok(()));
+    Ok(())
+}
+
 /// A35: write protection stays behind, and the watch over the destination's accesses is set.
 fn a35_userfaultfd_bits_of_a_huge_page() -> Outcome {
     let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
@@ -395,7 +431,10 @@ register!(
     c14d_shared_huge_page_is_not_split,
     c14c_pinned_huge_page_is_not_split,
     c14_soft_dirty_huge_page,
+    c14_soft_dirty_huge_zero_page,
     a35_userfaultfd_bits_of_a_huge_page,
+    a35_huge_page_in_read_only_memory,
+    a35_huge_page_that_was_free_to_be_dropped,
     a43_moved_huge_page_is_split,
     a43_moved_huge_page_is_reclaimed_and_migrates,
     a43_moved_huge_page_is_copied_on_write,

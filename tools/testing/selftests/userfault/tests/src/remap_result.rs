@@ -250,6 +250,43 @@ fn a32_occupied_destination_far_in_holes() -> Outcome {
     Ok(())
 }
 
+/// A32: holes are stepped over as far as both sides have them, though their tables do not begin at
+/// the same place: no page is passed over, of the source or of the destination.
+fn a32_tables_that_begin_elsewhere() -> Outcome {
+    let (n, all) = (pmd_pages() / 8, pmd_pages());
+    // Around the border of two tables, in the middle of one, and from the beginning of one.
+    let (around, middle, first) = (all - n..all + n, n..3 * n, 0..2 * n);
+    let areas = || -> anyhow::Result<[Area; 2]> {
+        Ok([Map::huge_pages(2).map()?, Map::huge_pages(2).map()?])
+    };
+    for (to, dst_has_table) in [(&middle, true), (&middle, false), (&first, false)] {
+        let [dst, src] = areas()?;
+        let (to, from) = (dst.pages(to.clone()), src.pages(around.clone()));
+        src.pages(all..all + n).fill_pages(1);
+        if dst_has_table {
+            dst.page(all - 1).fill(9);
+        }
+        ensure_eq!(remap(to, from, RAP_ALLOW_SRC_HOLES), Ok(from.len));
+        ensure_holes(to.pages(0..n))?;
+        to.pages(n..2 * n).check_pages(1)?;
+        ensure_holes(from)?;
+    }
+    for (from, src_has_table) in [(&middle, true), (&middle, false), (&first, false)] {
+        let [dst, src] = areas()?;
+        let (to, from) = (dst.pages(around.clone()), src.pages(from.clone()));
+        let at = n + n / 2;
+        to.page(at).fill(7);
+        if src_has_table {
+            src.page(all - 1).fill(9);
+        }
+        ensure_eq!(remap(to, from, RAP_ALLOW_SRC_HOLES), Ok(at * page()));
+        let (to, from) = (to.pages(at..2 * n), from.pages(at..2 * n));
+        ensure_eq!(remap(to, from, RAP_ALLOW_SRC_HOLES), Err(Errno::EEXIST));
+        to.page(0).check(7)?;
+    }
+    Ok(())
+}
+
 /// A32: huge pages at the destination are seen too, and source tables without pages are holes.
 fn a32_tables_without_pages() -> Outcome {
     let src = Map::huge_pages(4).map()?;
@@ -398,6 +435,7 @@ register!(
     a32_terabyte_of_holes,
     a32_occupied_destination_far_in_holes,
     a32_tables_without_pages,
+    a32_tables_that_begin_elsewhere,
     a38_source_is_a_hole,
     a38_source_is_used_again,
 );

@@ -202,6 +202,36 @@ fn c4_part_of_a_large_folio_in_the_swap_cache() -> Outcome {
     swap::ensure_whole(whole)
 }
 
+/// C4, A25: a destination that is occupied where a page of the folio is to go: what lies before it
+/// moves.
+fn c4_a25_occupied_in_the_middle_of_a_folio() -> Outcome {
+    let short = ShortSwap::new()?;
+    let (all, mut whole) = (pmd_pages(), false);
+    for (name, pages, make) in FOLIOS {
+        let pages = pages();
+        for at in [0, 1, 5, pages - 1] {
+            let (area, dst) = (make()?, Map::huge_pages(1).map()?);
+            let first = (all - pages).min(5);
+            let (from, to) = (area.pages(0..pages), dst.pages(first..first + pages));
+            let cached = frames(from)?;
+            short.out_to_cache(from)?;
+            whole |= is_large(cached[0])?;
+            to.page(at).fill(500);
+            if at > 0 {
+                ensure_eq!(remap(to, from, 0), Ok(at * page()), "{name}, {at}");
+            }
+            let rest = at..pages;
+            let seen = remap(to.pages(rest.clone()), from.pages(rest.clone()), 0);
+            ensure_eq!(seen, Err(Errno::EEXIST), "{name}, {at}");
+            to.page(at).check(500)?;
+            to.pages(0..at).check_pages(1)?;
+            ensure_holes(to.pages(at + 1..pages))?;
+            from.pages(rest).check_pages(1 + at as u32)?;
+        }
+    }
+    swap::ensure_whole(whole)
+}
+
 /// Moves half of a folio in the swap cache where `close` keeps this thread from reading, until
 /// `open` lets it.
 fn move_unreadable(close: impl Fn(Span) -> Outcome, open: impl Fn(Span) -> Outcome) -> Outcome {
@@ -256,6 +286,7 @@ register!(
     c4_held_swap_cache_folio,
     c4_large_folio_in_the_swap_cache,
     c4_part_of_a_large_folio_in_the_swap_cache,
+    c4_a25_occupied_in_the_middle_of_a_folio,
     c4_part_of_a_folio_that_cannot_be_read,
     c4_part_of_a_folio_without_rights,
     c4_some_in_the_swap_cache,

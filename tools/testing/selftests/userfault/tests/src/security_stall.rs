@@ -285,22 +285,27 @@ fn c113_reader_of_another_process() -> Outcome {
     target.wait_for(0)
 }
 
+/// Has this process show a range as its arguments and its environment.
+pub fn set_arguments(text: Span) -> Outcome {
+    for (what, value) in [
+        (libc::PR_SET_MM_ARG_START, text.addr),
+        (libc::PR_SET_MM_ARG_END, text.end()),
+        (libc::PR_SET_MM_ENV_START, text.addr),
+        (libc::PR_SET_MM_ENV_END, text.end()),
+    ] {
+        // SAFETY: It changes what is shown of the process only.
+        let set = unsafe { libc::prctl(libc::PR_SET_MM, what, value, 0, 0) };
+        Errno::result(set).with_context(|| format!("PR_SET_MM {what}"))?;
+    }
+    Ok(())
+}
+
 /// C114: who looks at a process in /proc waits for nobody, though threads of it wait in holes, and
 /// though its very arguments are one.
 fn c114_looks_at_a_process() -> Outcome {
     let area = Area::pages(4)?;
     let target = Served::fork(0, *area, || {
-        let text = area.page(0);
-        for (what, value) in [
-            (libc::PR_SET_MM_ARG_START, text.addr),
-            (libc::PR_SET_MM_ARG_END, text.end()),
-            (libc::PR_SET_MM_ENV_START, text.addr),
-            (libc::PR_SET_MM_ENV_END, text.end()),
-        ] {
-            // SAFETY: It changes what is shown of the process only.
-            let set = unsafe { libc::prctl(libc::PR_SET_MM, what, value, 0, 0) };
-            Errno::result(set).with_context(|| format!("PR_SET_MM {what}"))?;
-        }
+        set_arguments(area.page(0))?;
         let (by_program, by_kernel) = (area.page(1), area.page(2));
         thread::spawn(move || by_program.load());
         thread::spawn(move || pipe().map(|(_, writer)| write_from(writer, by_kernel)));
