@@ -70,16 +70,19 @@ fn read_fault(
         None => next_fault(ctx, descriptor, may_wait)?,
     };
     let read = put(to, report.address() as u64);
-    match read {
-        Ok(()) => report.delivered(),
-        Err(_) => descriptor.waiters.take_back(report),
-    }
+    let events = match read {
+        Ok(()) => {
+            report.delivered();
+            bindings::EPOLLOUT
+        }
+        Err(_) => {
+            descriptor.waiters.take_back(report);
+            bindings::EPOLLIN
+        }
+    };
     // Others who read are told, too, whichever way it went: we were on the queue with them until a
     // moment ago, and may have been the one whom a new fault woke.
-    ctx.notify(match read {
-        Ok(()) => bindings::EPOLLOUT,
-        Err(_) => bindings::EPOLLIN,
-    });
+    ctx.notify(events);
     read.map(|()| WORD)
 }
 

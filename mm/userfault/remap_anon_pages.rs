@@ -204,11 +204,8 @@ impl Remap {
                 return vma.wake_waiters(range);
             }
         }
-        let mmap = mm.mmap_read_lock();
-        let mut next = mmap.find_vma(range.start);
-        while let Some(vma) = next.filter(|vma| vma.start() < range.end) {
+        for vma in mm.mmap_read_lock().vmas(range.clone()) {
             vma.wake_waiters(range.clone());
-            next = mmap.find_vma(vma.end());
         }
     }
 

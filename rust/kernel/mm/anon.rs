@@ -384,14 +384,38 @@ impl MmWithUser {
     }
 }
 
-impl MmapReadGuard<'_> {
+impl MmWithUser {
     /// The first vma that ends behind `address`.
+    ///
+    /// # Safety
+    ///
+    /// The mmap lock must be held for as long as what is returned is used.
     #[inline]
-    pub fn find_vma(&self, address: usize) -> Option<&VmaRef> {
-        // SAFETY: The mmap lock is held.
-        let vma = unsafe { bindings::find_vma(self.mm.as_raw(), address) };
+    pub(super) unsafe fn find_vma(&self, address: usize) -> Option<&VmaRef> {
+        // SAFETY: The caller promises that the mmap lock is held.
+        let vma = unsafe { bindings::find_vma(self.as_raw(), address) };
         // SAFETY: Where it is not null it is valid, and the lock is that of every vma.
         (!vma.is_null()).then(|| unsafe { VmaRef::from_raw(vma) })
+    }
+
+    /// The vmas that have an address in `range`, in their order.
+    ///
+    /// # Safety
+    ///
+    /// As for [`find_vma`](Self::find_vma).
+    pub(super) unsafe fn vmas(&self, range: Range<usize>) -> impl Iterator<Item = &VmaRef> {
+        let within = move |vma: &&VmaRef| vma.start() < range.end;
+        // SAFETY: The caller promises what it asks.
+        let from = |address| unsafe { self.find_vma(address) };
+        core::iter::successors(from(range.start), move |vma| from(vma.end())).take_while(within)
+    }
+}
+
+impl MmapReadGuard<'_> {
+    /// The vmas that have an address in `range`, in their order.
+    pub fn vmas(&self, range: Range<usize>) -> impl Iterator<Item = &VmaRef> {
+        // SAFETY: The lock is held for as long as `self` is borrowed.
+        unsafe { self.mm.vmas(range) }
     }
 
     /// Gives `vma` what the reverse mapping of a page of its own needs (`anon_vma`), if it does not

@@ -93,17 +93,14 @@ impl<'a> MmapWriteGuard<'a> {
     /// The first vma that ends behind `address`.
     #[inline]
     pub fn find_vma(&self, address: usize) -> Option<&VmaRef> {
-        // SAFETY: The mmap lock is held.
-        let vma = unsafe { bindings::find_vma(self.mm.as_raw(), address) };
-        // SAFETY: Where it is not null it is valid, and the lock is that of every vma.
-        (!vma.is_null()).then(|| unsafe { VmaRef::from_raw(vma) })
+        // SAFETY: The lock is held for as long as `self` is borrowed.
+        unsafe { self.mm.find_vma(address) }
     }
 
     /// The vmas that have an address in `range`, in their order.
     pub fn vmas(&self, range: Range<usize>) -> impl Iterator<Item = &VmaRef> {
-        let within = move |vma: &&VmaRef| vma.start() < range.end;
-        let first = self.find_vma(range.start);
-        core::iter::successors(first, |vma| self.find_vma(vma.end())).take_while(within)
+        // SAFETY: As above.
+        unsafe { self.mm.vmas(range) }
     }
 
     /// Splits vmas so that none for which `which` holds lies partly in `range`.

@@ -178,19 +178,15 @@ impl MmWithUser {
         let Some(vma) = mmap.vma_lookup(address) else {
             return Ok(());
         };
+        let mm = self.as_raw();
+        // SAFETY: The mm is valid, and its mmap lock held, which keeps the upper tables.
+        let pmd = unsafe { bindings::mm_find_pmd(mm, address) };
+        if pmd.is_null() {
+            return Ok(());
+        }
         let mut ptl = ptr::null_mut();
-        // SAFETY: The mm is valid, and its mmap lock held, which keeps the upper tables. The
-        // function copes with a pmd that is no table.
-        let (pmd, pte) = unsafe {
-            let pmd = bindings::mm_find_pmd(self.as_raw(), address);
-            if pmd.is_null() {
-                return Ok(());
-            }
-            (
-                pmd,
-                bindings::pte_offset_map_ro_nolock(self.as_raw(), pmd, address, &mut ptl),
-            )
-        };
+        // SAFETY: The pmd is valid, as above; the function copes with one that is no table.
+        let pte = unsafe { bindings::pte_offset_map_ro_nolock(mm, pmd, address, &mut ptl) };
         if pte.is_null() {
             return Ok(());
         }
