@@ -3,6 +3,7 @@
 //! What becomes of those who wait when a descriptor, a mapping or a process goes away.
 
 use crate::harness::Outcome;
+use crate::madvise_process::pidfd;
 use crate::proc::ensure_holes;
 use crate::process::{in_child, join, must_end, must_pass_in_child, Ended};
 use crate::range::{resolve, wait_until, LetGo, Range, A_WHILE};
@@ -17,9 +18,9 @@ use nix::poll::PollFlags;
 use nix::sys::ptrace;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitStatus};
-use nix::unistd::{fork, ForkResult, Pid};
+use nix::unistd::{fork, ForkResult};
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::thread;
 
 /// Waits in a hole, with another thread, while `end` ends that, and says what the thread saw.
@@ -179,13 +180,14 @@ fn a71_reaped_memory() -> Outcome {
     let process = target.pid();
     ensure_eq!(read_of(process, area.page(1)), Ok(8));
 
+    let pidfd = pidfd(process)?;
     // It stops with its memory on its way out.
     ptrace::seize(process, ptrace::Options::PTRACE_O_TRACEEXIT).context("seize")?;
     kill(process, Signal::SIGKILL)?;
     let stop = WaitStatus::PtraceEvent(process, Signal::SIGTRAP, libc::PTRACE_EVENT_EXIT);
     ensure_eq!(waitpid(process, None).context("waitpid")?, stop);
     let seen = read_of(process, area.page(1));
-    let reaped = reap(process);
+    let reaped = reap(&pidfd);
     let then = reaped.map(|()| read_of(process, area.page(1)));
     let waiters = target.waiters()?;
     // Nothing else ends the stop.
@@ -195,13 +197,9 @@ fn a71_reaped_memory() -> Outcome {
 }
 
 /// Takes the memory of a process that is on its way out.
-fn reap(process: Pid) -> nix::Result<()> {
-    // SAFETY: It makes a descriptor only.
-    let pidfd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) })?;
-    // SAFETY: It is a new descriptor that nobody else has.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
+fn reap(process: &impl AsRawFd) -> nix::Result<()> {
     // SAFETY: It takes memory of the other process only.
-    Errno::result(unsafe { libc::syscall(libc::SYS_process_mrelease, pidfd.as_raw_fd(), 0) })
+    Errno::result(unsafe { libc::syscall(libc::SYS_process_mrelease, process.as_raw_fd(), 0) })
         .map(drop)
 }
 

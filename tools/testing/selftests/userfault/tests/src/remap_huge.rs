@@ -11,6 +11,7 @@ use crate::proc::{
 };
 use crate::process::{must_pass_in_child, Holder};
 use crate::remap_busy::moves_soon;
+use crate::remap_moved::ensure_protected;
 use crate::special::{huge_pages, huge_zero_pages, is_huge};
 use crate::sys::{
     of_512, page, pmd, pmd_pages, remap, remap_all, table, upper_table, Area, Map, Span,
@@ -296,14 +297,7 @@ fn a35_huge_page_that_was_free_to_be_dropped() -> Outcome {
 /// A35: the destination's protection holds.
 fn a35_huge_page_in_read_only_memory() -> Outcome {
     let (dst, src) = (Map::huge_pages(1).map()?, huge_pages(1, 1)?);
-    dst.protect(libc::PROT_READ)?;
-    src.protect(libc::PROT_READ)?;
-    move_whole(*dst, *src)?;
-    ensure!(dst.store(1).is_err(), "written to without permission");
-    dst.protect(RW)?;
-    dst.check_pages(1)?;
-    ensure_eq!(dst.store(1), Ok(()));
-    Ok(())
+    ensure_protected(*dst, *src, move_whole)
 }
 
 /// A35: write protection stays behind, and the watch over the destination's accesses is set.

@@ -46,17 +46,23 @@ fn a35_soft_dirty() -> Outcome {
     dst.page(3).check_zero()
 }
 
+/// Moves pages within memory that is for reading only, and fails unless they can be written to when
+/// that is allowed, and not before.
+pub fn ensure_protected(dst: Span, src: Span, go: impl FnOnce(Span, Span) -> Outcome) -> Outcome {
+    dst.protect(libc::PROT_READ)?;
+    src.protect(libc::PROT_READ)?;
+    go(dst, src)?;
+    ensure!(dst.store(1).is_err(), "written to without permission");
+    dst.protect(RW)?;
+    dst.check_pages(1)?;
+    ensure_eq!(dst.store(1), Ok(()));
+    Ok(())
+}
+
 /// A35: the destination's protection holds: written to where it may be, else not.
 fn a35_protection_of_the_destination() -> Outcome {
     let (dst, src) = (Area::pages(1)?, Area::filled(1, 1)?);
-    dst.protect(libc::PROT_READ)?;
-    src.protect(libc::PROT_READ)?;
-    remap_all(*dst, *src)?;
-    ensure!(dst.store(1).is_err(), "written to without permission");
-    dst.protect(RW)?;
-    dst.check(1)?;
-    ensure_eq!(dst.store(1), Ok(()));
-    Ok(())
+    ensure_protected(*dst, *src, remap_all)
 }
 
 /// A35, A41: after the move, fork and writes on both sides work as with any page.

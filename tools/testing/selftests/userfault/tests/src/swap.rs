@@ -56,10 +56,9 @@ pub fn whole_out(pages: usize) -> anyhow::Result<u64> {
 pub fn anonymous_folios() -> anyhow::Result<i64> {
     let mut count = 0;
     for path in knobs::multi_size()? {
-        let path = path.join("stats/nr_anon");
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let path = path.join("stats/nr_anon").display().to_string();
         // Too few of a size are shown as very many.
-        count += text.trim().parse::<u64>()? as i64;
+        count += knobs::number(&path)? as i64;
     }
     Ok(count)
 }
