@@ -61,17 +61,31 @@ pub fn run_apart(limit: Duration, code: impl FnOnce() -> Outcome) -> anyhow::Res
     ended
 }
 
-/// Runs `code` in a child of a test.  The time limit of the test holds.
-pub fn in_child(code: impl FnOnce() -> Outcome) -> anyhow::Result<Ended> {
-    let (reader, writer) = message_pipe()?;
-    // SAFETY: Tests call this before they start threads; the child ends without unwinding.
-    match unsafe { fork() }.context("fork")? {
-        ForkResult::Parent { child } => {
-            drop(writer);
-            collect(child, reader, Duration::MAX)
+/// A child of a test that runs.
+pub struct Running(Pid, File);
+
+impl Running {
+    /// Starts `code` in a child.  It may start threads only if this process has none: a lock of the
+    /// standard library that another thread had at the fork is never given back in the child.
+    pub fn start(code: impl FnOnce() -> Outcome) -> anyhow::Result<Self> {
+        let (reader, writer) = message_pipe()?;
+        // SAFETY: Tests call this before they start threads, or the child starts none and takes no
+        // lock; it ends without unwinding.
+        match unsafe { fork() }.context("fork")? {
+            ForkResult::Parent { child } => Ok(Self(child, reader)),
+            ForkResult::Child => report(writer, code),
         }
-        ForkResult::Child => report(writer, code),
     }
+
+    /// Waits for its end.  The time limit of the test holds.
+    pub fn end(self) -> anyhow::Result<Ended> {
+        collect(self.0, self.1, Duration::MAX)
+    }
+}
+
+/// Runs `code` in a child of a test, as [`Running::start`] does, to its end.
+pub fn in_child(code: impl FnOnce() -> Outcome) -> anyhow::Result<Ended> {
+    Running::start(code)?.end()
 }
 
 /// Runs `code` in a child of a test and takes over what it said.

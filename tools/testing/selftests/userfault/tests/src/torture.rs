@@ -11,7 +11,7 @@
 use crate::cgroup::Cgroup;
 use crate::harness::{Numbers, Outcome};
 use crate::proc::{field, vmas, vmstat};
-use crate::process::{in_child, join, Ended};
+use crate::process::{in_child, join, Ended, Running};
 use crate::range::{page_at, wait_until, Range};
 use crate::sys::{remap, Area, Map, Span, RAP_WAKE, RW};
 use crate::torture_area::{served, stamp};
@@ -40,12 +40,14 @@ const LIMIT: Duration = Duration::from_secs(120);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Numbers in memory that all processes share.
-struct Shared(&'static [AtomicU64; 8]);
+struct Shared(&'static [AtomicU64; 9]);
 
 const DONE: usize = 0;
 /// By those who are killed.
 const DONE_IN_VAIN: usize = 1;
 const FIRST_COUNT: usize = 2;
+/// Not zero when the rest is to end.
+const OVER: usize = 8;
 
 impl Shared {
     fn new() -> anyhow::Result<Self> {
@@ -77,6 +79,10 @@ impl Shared {
 
     fn done(&self) -> u64 {
         self.0[DONE].load(Ordering::Relaxed)
+    }
+
+    fn is_over(&self) -> bool {
+        self.0[OVER].load(Ordering::Relaxed) != 0
     }
 }
 
@@ -323,9 +329,9 @@ fn worker(group: &Cgroup, shared: &Shared, counter: usize, seed: u64, ops: u64) 
 }
 
 /// A process that is killed in the middle of it, its handler too, again and again.
-fn victim(group: &Cgroup, shared: &Shared, seed: u64, over: &AtomicBool) -> Outcome {
+fn victim(group: &Cgroup, shared: &Shared, seed: u64) -> Outcome {
     let mut numbers = Numbers(seed);
-    while !over.load(Ordering::Relaxed) {
+    while !shared.is_over() {
         // What is killed tells nothing of what it has done, so it is not to take much time.
         thread::sleep(Duration::from_secs(1));
         let (seed, life) = (numbers.below(1 << 20) as u64, 20 + numbers.below(400));
@@ -348,10 +354,10 @@ fn victim(group: &Cgroup, shared: &Shared, seed: u64, over: &AtomicBool) -> Outc
 }
 
 /// Has the kernel do beside it what it does to memory.
-fn disturb(group: &Cgroup, shared: &Shared, over: &AtomicBool) -> Outcome {
+fn disturb(group: &Cgroup, shared: &Shared) -> Outcome {
     let (start, mut told) = (Instant::now(), Instant::now());
     for nth in 1.. {
-        if over.load(Ordering::Relaxed) {
+        if shared.is_over() {
             break;
         }
         thread::sleep(Duration::from_millis(100));
@@ -418,29 +424,25 @@ pub fn run(seed: u64, ops: u64) -> Outcome {
     ] {
         let _ = knobs::set_thp(name, value);
     }
-    let over = AtomicBool::new(false);
     let start = Instant::now();
-    thread::scope(|scope| -> Outcome {
-        let (group, shared, over) = (&group, &shared, &over);
-        let workers: Vec<_> = (0..PROCESSES)
-            .map(|nth| {
-                let each = ops / PROCESSES / THREADS;
-                let seed = seed.wrapping_mul(PROCESSES) + nth;
-                scope.spawn(
-                    move || match in_child(|| worker(group, shared, DONE, seed, each))? {
-                        Ended::Passed => Ok(()),
-                        ended => bail!("process {nth}: {ended:?}"),
-                    },
-                )
-            })
-            .collect();
-        let victims = scope.spawn(move || victim(group, shared, !seed, over));
-        let disturber = scope.spawn(move || disturb(group, shared, over));
-        let worked: Vec<_> = workers.into_iter().map(join).collect();
-        over.store(true, Ordering::Relaxed);
-        let rest = [join(victims), join(disturber)];
-        worked.into_iter().chain(rest).collect()
-    })?;
+    // Processes all, because they start threads.
+    let worker = |nth| {
+        let each = ops / PROCESSES / THREADS;
+        let seed = seed.wrapping_mul(PROCESSES) + nth;
+        let (group, shared) = (&group, &shared);
+        Running::start(move || worker(group, shared, DONE, seed, each))
+    };
+    let workers: anyhow::Result<Vec<_>> = (0..PROCESSES).map(worker).collect();
+    let rest = [
+        Running::start(|| victim(&group, &shared, !seed))?,
+        Running::start(|| disturb(&group, &shared))?,
+    ];
+    let worked: Vec<_> = workers?.into_iter().map(Running::end).collect();
+    shared.0[OVER].store(1, Ordering::Relaxed);
+    let rest = rest.map(Running::end);
+    for (nth, ended) in worked.into_iter().chain(rest).enumerate() {
+        ensure_eq!(ended?, Ended::Passed, "process {nth}");
+    }
     ensure_nothing_left(&group)?;
     ensure_eq!(group.event("oom_kill")?, 0, "processes killed for memory");
     let _ = knobs::set_ksm("run", 2);
