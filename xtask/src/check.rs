@@ -185,6 +185,9 @@ pub fn tests(
 ) -> Result<()> {
     let Reports { kunit, tests: tap } = reports;
     let mut command = vec!["userfault-tests".to_string()];
+    if ctx.slow() {
+        command.push("--timeout=180".into());
+    }
     command.extend(names.iter().cloned());
     let words = format!("{} kunit.autorun=1 kunit.filter_glob=rust_userfault*", words(ctx.arch));
     let guest = Guest { words: &words, minutes: 30, ..Guest::new(objects, name, programs, command) };
