@@ -14,7 +14,7 @@ use crate::guest::Guest;
 use crate::kernel::{self, Kbuild};
 use crate::tap::State;
 use crate::ui::clock;
-use crate::util::read_text;
+use crate::util::{read_text, write_if_changed};
 use crate::{boot, initramfs, kconfig, lint, patch, programs, scripts, state, toolchain, tree, worktree};
 use anyhow::{bail, Result};
 use std::path::{Path, PathBuf};
@@ -96,6 +96,11 @@ impl Kernel {
         }
         let started = Instant::now();
         worktree::check_out(ctx, &self.kbuild.source, &commit.id)?;
+        // A compiler says once what it has to say, so a build that came to no good end begins anew.
+        let unproved = self.kbuild.objects.with_extension("unproved");
+        if unproved.exists() && self.kbuild.objects.exists() {
+            std::fs::remove_dir_all(&self.kbuild.objects)?;
+        }
         kconfig::make(ctx, &self.kbuild, &self.fragments, false)?;
         // Before the commit that brings our options, on and off are the same.
         let config = self.kbuild.objects.join(".config");
@@ -104,7 +109,9 @@ impl Kernel {
             state::remember(ctx, "bisect", &asked, &())?;
             return Ok("a configuration that is known".into());
         }
+        write_if_changed(&unproved, b"")?;
         self.build(ctx, commit)?;
+        std::fs::remove_file(unproved)?;
         let tests = self.kbuild.source.join(SELFTESTS);
         let able = read_text(&config)?.lines().any(|line| line == OPTION);
         match able && tests.is_dir() {
