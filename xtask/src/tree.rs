@@ -132,7 +132,10 @@ fn fetch(ctx: &Ctx, state: &mut State) -> Result<()> {
     if linux.exists() {
         let git = git(ctx);
         match git.resolve("HEAD") {
-            Some(head) if there => keep_work(ctx, &git, &head, state)?,
+            Some(head) if there => {
+                keep_branches(ctx, &git)?;
+                keep_work(ctx, &git, &head, state)?;
+            }
             _ => bail!("{} is in the way: it was not made by make tree", linux.display()),
         }
     }
@@ -155,6 +158,21 @@ fn fetch(ctx: &Ctx, state: &mut State) -> Result<()> {
     ctx.ui.note(&format!("Linux {version}"));
     *state = State { source: key.unwrap_or_default(), version, tip, ..State::default() };
     state::save(ctx, "tree", state)
+}
+
+/// Refuses to remove a build/linux that has other branches than ours. Under FORCE=1 all of it is kept.
+fn keep_branches(ctx: &Ctx, git: &Git) -> Result<()> {
+    let all = git.text(&["for-each-ref", "--format=%(refname)", "refs/heads"])?;
+    let others: Vec<&str> = all.lines().filter(|name| *name != BRANCH).collect();
+    if !others.is_empty() && !ctx.force {
+        bail!(
+            "build/linux is to be made of another source, and has branches that are nowhere else:\n  {}\n  what \
+             to do: fetch them into another repository, and remove them there; or FORCE=1, which keeps all of it \
+             as build/linux.old-*",
+            others.join("\n  ")
+        );
+    }
+    Ok(())
 }
 
 /// Refuses to go on where build/linux holds work that is nowhere else. Under FORCE=1 keeps a copy.
