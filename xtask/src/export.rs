@@ -6,7 +6,7 @@
 //! have is ours: it is copied here as the branch's tip has it, and the commit that brings it names
 //! it. Only what changed is written.
 
-use crate::branch::{Branch, Files};
+use crate::branch::{Branch, Files, Written};
 use crate::ctx::Ctx;
 use crate::git::Git;
 use crate::overlay::{self, MAINTAINERS};
@@ -15,7 +15,8 @@ use crate::tree::{self, State};
 use crate::util::write_if_changed;
 use crate::{maintainers, state};
 use anyhow::{bail, Context, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 pub fn run(ctx: &Ctx) -> Result<()> {
     ctx.ui.plan(3);
@@ -54,14 +55,35 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 struct Export<'a> {
     ctx: &'a Ctx,
     branch: Branch<'a>,
-    /// Our files as the tree was last made.
+    /// The branch as the tree was last made, and our files then.
+    made_at: String,
     made: Files,
+}
+
+/// What a file that the branch gives holds here, and what the branch gave when it was made and gives now.
+struct Output {
+    place: PathBuf,
+    here: Option<Vec<u8>>,
+    made: Option<Vec<u8>>,
+    now: Option<Vec<u8>>,
+}
+
+impl Output {
+    /// Whether it was edited on both sides, otherwise.
+    fn is_conflict(&self) -> bool {
+        self.now != self.made && self.here != self.made && self.here != self.now
+    }
+
+    /// Whether it is to be written: not where an edit of the repository alone would be lost.
+    fn is_due(&self, repository_changed: bool) -> bool {
+        self.here != self.now && (self.now != self.made || !repository_changed)
+    }
 }
 
 impl<'a> Export<'a> {
     fn new(ctx: &'a Ctx, git: Git, made: &str) -> Result<Self> {
         let branch = Branch::new(ctx, git)?;
-        Ok(Self { ctx, made: branch.ours(made)?, branch })
+        Ok(Self { ctx, made_at: made.into(), made: branch.ours(made)?, branch })
     }
 
     fn write(&self, tip: &str, repository_changed: bool) -> Result<usize> {
@@ -74,31 +96,58 @@ impl<'a> Export<'a> {
                 strays.join("\n  ")
             );
         }
-        let patches = self.branch.patches(tip)?;
+        let outputs = self.outputs(tip)?;
         if repository_changed {
-            self.refuse_conflicts(&files)?;
+            self.refuse_conflicts(&files, &outputs)?;
         }
         let mut count = self.write_files(&files)?;
-        let dir = patch::folder(self.ctx);
-        let old: BTreeSet<String> = patch::series(self.ctx)?.into_iter().collect();
-        let names: BTreeSet<String> = patches.iter().map(|p| p.name.clone()).collect();
-        for gone in old.difference(&names) {
-            let _ = std::fs::remove_file(dir.join(gone));
+        for output in outputs.iter().filter(|o| o.is_due(repository_changed)) {
+            match &output.now {
+                Some(bytes) => drop(write_if_changed(&output.place, bytes)?),
+                None => std::fs::remove_file(&output.place)?,
+            }
             count += 1;
         }
-        for patch in &patches {
-            count += usize::from(write_if_changed(&dir.join(&patch.name), &patch.bytes)?);
-        }
-        let head = std::fs::read_to_string(dir.join("series")).unwrap_or_default();
-        let head: String =
-            head.lines().take_while(|l| l.starts_with('#')).map(|l| format!("{l}\n")).collect();
-        let list: String = patches.iter().map(|p| format!("{}\n", p.name)).collect();
-        count += usize::from(write_if_changed(&dir.join("series"), (head + &list).as_bytes())?);
         Ok(count)
     }
 
+    /// The patches, their list, and MAINTAINERS.
+    fn outputs(&self, tip: &str) -> Result<Vec<Output>> {
+        let dir = patch::folder(self.ctx);
+        let (made, now) = (self.branch.patches(&self.made_at)?, self.branch.patches(tip)?);
+        let series = dir.join("series");
+        let here = std::fs::read_to_string(&series).ok();
+        let head = here.as_deref().unwrap_or_default().lines().take_while(|l| l.starts_with('#'));
+        let head: String = head.map(|l| format!("{l}\n")).collect();
+        let list = |patches: &[Written]| {
+            let names: String = patches.iter().map(|p| format!("{}\n", p.name)).collect();
+            Some((head.clone() + &names).into_bytes())
+        };
+        let (made_list, now_list) = (list(&made), list(&now));
+        let mut outputs =
+            vec![Output { place: series, here: here.map(Into::into), made: made_list, now: now_list }];
+        let by_name = |patches: Vec<Written>| -> BTreeMap<_, _> {
+            patches.into_iter().map(|patch| (patch.name, patch.bytes)).collect()
+        };
+        let (mut made, mut now) = (by_name(made), by_name(now));
+        let listed: BTreeSet<String> = patch::series(self.ctx)?.into_iter().collect();
+        let names: BTreeSet<_> = listed.iter().chain(made.keys()).chain(now.keys()).cloned().collect();
+        for name in names {
+            let place = dir.join(&name);
+            let (here, made) = (std::fs::read(&place).ok(), made.remove(&name));
+            outputs.push(Output { place, here, made, now: now.remove(&name) });
+        }
+        let place = self.ctx.root.join(MAINTAINERS);
+        let entries = maintainers::entries(&std::fs::read_to_string(&place).unwrap_or_default());
+        let here = entries.iter().map(maintainers::Entry::text).collect::<Vec<_>>().join("\n");
+        let of = |commit| Ok(Some(self.branch.maintainers(commit, "upstream")?.1.into_bytes()));
+        let (made, now): (Result<_>, Result<_>) = (of(&self.made_at), of(tip));
+        outputs.push(Output { place, here: Some(here.into_bytes()), made: made?, now: now? });
+        Ok(outputs)
+    }
+
     /// A file that was edited here and there since the tree was made: which is right, only a person knows.
-    fn refuse_conflicts(&self, files: &Files) -> Result<()> {
+    fn refuse_conflicts(&self, files: &Files, outputs: &[Output]) -> Result<()> {
         let mut both = Vec::new();
         for (path, made) in &self.made {
             let here = overlay::place(self.ctx, path);
@@ -106,9 +155,11 @@ impl<'a> Export<'a> {
                 self.branch.git.text(&["hash-object", "--no-filters", &here.display().to_string()]).ok();
             let there = files.get(path);
             if there != Some(made) && now.as_ref() != Some(&made.1) && now.as_ref() != there.map(|f| &f.1) {
-                both.push(path.as_str());
+                both.push(path.clone());
             }
         }
+        let places = outputs.iter().filter(|o| o.is_conflict()).map(|o| &o.place);
+        both.extend(places.map(|p| p.strip_prefix(&self.ctx.root).unwrap_or(p).display().to_string()));
         if !both.is_empty() && !self.ctx.force {
             bail!(
                 "edited both here and in build/linux since make tree:\n  {}\n  what to do: take over by hand what \
@@ -134,12 +185,37 @@ impl<'a> Export<'a> {
         for path in self.made.keys().filter(|p| !files.contains_key(*p)) {
             count += usize::from(std::fs::remove_file(overlay::place(self.ctx, path)).is_ok());
         }
-        let ours = self.ctx.root.join(MAINTAINERS);
-        let (_, there) = self.branch.maintainers("HEAD", "upstream")?;
-        let here: Vec<_> = maintainers::entries(&std::fs::read_to_string(&ours).unwrap_or_default());
-        if here.iter().map(maintainers::Entry::text).collect::<Vec<_>>().join("\n") != there {
-            count += usize::from(write_if_changed(&ours, there.as_bytes())?);
-        }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Output;
+
+    fn output(here: &str, made: &str, now: &str) -> Output {
+        let some = |text: &str| (!text.is_empty()).then(|| text.as_bytes().to_vec());
+        Output { place: "x".into(), here: some(here), made: some(made), now: some(now) }
+    }
+
+    #[test]
+    fn what_was_edited_here_alone_stays() {
+        for (here, made, now, conflict, due) in [
+            ("a", "a", "a", false, false),
+            ("a", "a", "b", false, true),
+            ("a", "a", "", false, true),
+            ("", "", "b", false, true),
+            ("b", "a", "a", false, false),
+            ("b", "", "", false, false),
+            ("", "a", "a", false, false),
+            ("b", "a", "b", false, false),
+            ("b", "a", "c", true, true),
+            ("b", "a", "", true, true),
+        ] {
+            let output = output(here, made, now);
+            assert_eq!((output.is_conflict(), output.is_due(true)), (conflict, due), "{here} {made} {now}");
+        }
+        // As git writes it, where nobody has edited it since.
+        assert!(output("b", "a", "a").is_due(false));
     }
 }
