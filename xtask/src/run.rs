@@ -6,11 +6,12 @@ use crate::ctx::Ctx;
 use anyhow::{bail, Context, Result};
 use duct::{Expression, ReaderHandle};
 use indicatif::ProgressBar;
-use rustix::process::{kill_process, Pid, Signal};
+use rustix::process::{kill_process, set_parent_process_death_signal, Pid, Signal};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
+use std::os::unix::process::CommandExt;
 use std::process::ExitStatus;
 use std::sync::mpsc::{channel, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -39,6 +40,11 @@ pub fn stream(
     limits: &Limits,
     mut line: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<End> {
+    let what = what.before_spawn(|command| {
+        // SAFETY: One system call, which allocates nothing and takes no lock.
+        unsafe { command.pre_exec(end_with_xtask) };
+        Ok(())
+    });
     let handle = what.stderr_to_stdout().unchecked().reader()?;
     let (tick, ticks) = channel();
     std::thread::scope(|scope| {
@@ -84,6 +90,11 @@ pub fn stream(
         }
         Ok(End::Exit(handle.try_wait()?.context("a program that ended has no status")?.status))
     })
+}
+
+/// Who kills xtask is not to be left with a machine that runs on.
+fn end_with_xtask() -> std::io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
 }
 
 /// Asks a program to end; it ends its children. Three seconds later there is no asking.
