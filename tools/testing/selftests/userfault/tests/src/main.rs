@@ -82,6 +82,7 @@ mod remap_occupied;
 mod remap_race_calls;
 mod remap_race_large;
 mod remap_race_memory;
+mod remap_race_pins;
 mod remap_result;
 mod remap_swap;
 mod remap_swap_cache;

@@ -120,10 +120,15 @@ impl Race {
     /// As many folios of several pages as lie in one table on both sides, where the other side is
     /// not aligned to them.  They move whole.
     pub fn folios() -> anyhow::Result<Self> {
+        Self::folios_at_most(usize::MAX)
+    }
+
+    /// The same, but not more than so many.
+    pub fn folios_at_most(count: usize) -> anyhow::Result<Self> {
         const OFFSET: usize = 5;
         let folio = folio_pages();
         let (full, empty) = (pages_of_folios(folio, 1)?, Map::huge_pages(1).map()?);
-        let pages = full.nr_pages() - folio;
+        let pages = (full.nr_pages() - folio).min(count.saturating_mul(folio));
         full.pages(pages..full.nr_pages())
             .advise(libc::MADV_DONTNEED)?;
         let areas = [full.pages(0..pages), empty.pages(OFFSET..OFFSET + pages)];
@@ -256,7 +261,11 @@ impl Race {
 
     /// Reads a whole page, if it is there.
     pub fn look(&self, words: &mut [u64], side: usize, index: usize) -> anyhow::Result<bool> {
-        let place = self.areas[side].page(index);
+        self.look_at(words, self.areas[side].page(index), index)
+    }
+
+    /// The same of a place that may be elsewhere.
+    pub fn look_at(&self, words: &mut [u64], place: Span, index: usize) -> anyhow::Result<bool> {
         if let Err(fault) = touch::copy(words, place.addr) {
             self.fault_is_right(fault, place)?;
             return Ok(false);
