@@ -14,8 +14,12 @@ use crate::upstream::{self, Source};
 use crate::util::{read, Hash};
 use crate::{debian, state};
 use anyhow::{bail, Context, Result};
+use rustix::fs::{flock, FlockOperation};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::sync::OnceLock;
 
 /// The branch that holds our commits.
 pub const BRANCH: &str = "refs/heads/userfault";
@@ -77,8 +81,9 @@ pub fn run(ctx: &Ctx) -> Result<()> {
 /// Brings build/linux up to date. False where something else than our branch is checked out (a
 /// bisection, a rebase): then it stays as it is.
 pub fn ensure(ctx: &Ctx) -> Result<bool> {
+    let lock = Lock::shared(ctx)?;
     let mut state: State = state::load(ctx, "tree");
-    fetch(ctx, &mut state)?;
+    fetch(ctx, &mut state, &lock)?;
     ctx.ui.step("tree", "upstream and one commit per patch");
     let inputs = inputs(ctx)?;
     let git = git(ctx);
@@ -96,6 +101,7 @@ pub fn ensure(ctx: &Ctx) -> Result<bool> {
         }
         return Ok(true);
     }
+    lock.alone()?;
     keep_work(ctx, &git, &head, &state)?;
     let patches = patch::load(ctx)?;
     let upstream = git.resolve("upstream^{commit}").context("build/linux has no tag upstream")?;
@@ -119,8 +125,45 @@ pub fn on_branch(ctx: &Ctx) -> bool {
     git(ctx).text(&["symbolic-ref", "--quiet", "HEAD"]).is_ok_and(|name| name == BRANCH)
 }
 
+/// What every command has that works with build/linux, to its end: another one may use the tree at the
+/// same time, but not change it.
+struct Lock(&'static File);
+
+impl Lock {
+    fn shared(ctx: &Ctx) -> Result<Self> {
+        static FILE: OnceLock<File> = OnceLock::new();
+        let path = ctx.state().join("lock");
+        std::fs::create_dir_all(ctx.state())?;
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        // What the process has it keeps.
+        let lock = Self(FILE.get_or_init(|| file));
+        lock.get(FlockOperation::NonBlockingLockShared, "another make changes build/linux")?;
+        Ok(lock)
+    }
+
+    /// From here on until it is dropped nobody else uses the tree.
+    fn alone(&self) -> Result<()> {
+        let why = "patches/ or our files have changed, and another make uses build/linux";
+        self.get(FlockOperation::NonBlockingLockExclusive, why)
+    }
+
+    fn get(&self, how: FlockOperation, otherwise: &str) -> Result<()> {
+        match flock(self.0, how) {
+            Err(Errno::WOULDBLOCK) => bail!("{otherwise}; wait for its end"),
+            done => done.context("the lock of build/linux"),
+        }
+    }
+}
+
+impl Drop for Lock {
+    /// Others may come in again.
+    fn drop(&mut self) {
+        let _ = flock(self.0, FlockOperation::NonBlockingLockShared);
+    }
+}
+
 /// Makes sure that there is a pristine source, and that it is the one that the user names.
-fn fetch(ctx: &Ctx, state: &mut State) -> Result<()> {
+fn fetch(ctx: &Ctx, state: &mut State, lock: &Lock) -> Result<()> {
     let named = upstream::named(ctx)?;
     let key = named.as_ref().map(Source::key).transpose()?;
     let there = ctx.linux().join(".git").exists() && !state.version.is_empty();
@@ -128,6 +171,7 @@ fn fetch(ctx: &Ctx, state: &mut State) -> Result<()> {
     if there && key.as_ref().is_none_or(|k| *k == state.source) {
         return Ok(());
     }
+    lock.alone()?;
     let linux = ctx.linux();
     if linux.exists() {
         let git = git(ctx);
