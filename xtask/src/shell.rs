@@ -19,6 +19,8 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     let programs = programs.concat();
     let initramfs = initramfs::pack(ctx, &ctx.objects(), "shell", &programs)?;
     let image = ctx.image();
+    // People leave it open while they edit.
+    tree::leave();
     ctx.ui.step("shell", "leave with exit, or ctrl-a x");
     let machine = Machine {
         image: &image,

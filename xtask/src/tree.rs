@@ -120,6 +120,13 @@ pub fn touched(ctx: &Ctx, commit: &str) -> Result<BTreeSet<String>> {
     Ok(list.lines().map(String::from).collect())
 }
 
+/// Lets others change build/linux: this command needs it no more.
+pub fn leave() {
+    if let Some(file) = LOCK.get() {
+        let _ = flock(file, FlockOperation::Unlock);
+    }
+}
+
 /// Whether our branch is checked out.
 pub fn on_branch(ctx: &Ctx) -> bool {
     git(ctx).text(&["symbolic-ref", "--quiet", "HEAD"]).is_ok_and(|name| name == BRANCH)
@@ -129,14 +136,15 @@ pub fn on_branch(ctx: &Ctx) -> bool {
 /// same time, but not change it.
 struct Lock(&'static File);
 
+static LOCK: OnceLock<File> = OnceLock::new();
+
 impl Lock {
     fn shared(ctx: &Ctx) -> Result<Self> {
-        static FILE: OnceLock<File> = OnceLock::new();
         let path = ctx.state().join("lock");
         std::fs::create_dir_all(ctx.state())?;
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         // What the process has it keeps.
-        let lock = Self(FILE.get_or_init(|| file));
+        let lock = Self(LOCK.get_or_init(|| file));
         lock.get(FlockOperation::NonBlockingLockShared, "another make changes build/linux")?;
         Ok(lock)
     }
