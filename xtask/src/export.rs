@@ -102,11 +102,10 @@ impl<'a> Export<'a> {
         }
         let mut count = self.write_files(&files)?;
         for output in outputs.iter().filter(|o| o.is_due(repository_changed)) {
-            match &output.now {
-                Some(bytes) => drop(write_if_changed(&output.place, bytes)?),
-                None => std::fs::remove_file(&output.place)?,
-            }
-            count += 1;
+            count += usize::from(match &output.now {
+                Some(bytes) => write_if_changed(&output.place, bytes)?,
+                None => std::fs::remove_file(&output.place).is_ok(),
+            });
         }
         Ok(count)
     }
@@ -140,9 +139,12 @@ impl<'a> Export<'a> {
         let place = self.ctx.root.join(MAINTAINERS);
         let entries = maintainers::entries(&std::fs::read_to_string(&place).unwrap_or_default());
         let here = entries.iter().map(maintainers::Entry::text).collect::<Vec<_>>().join("\n");
-        let of = |commit| Ok(Some(self.branch.maintainers(commit, "upstream")?.1.into_bytes()));
-        let (made, now): (Result<_>, Result<_>) = (of(&self.made_at), of(tip));
-        outputs.push(Output { place, here: Some(here.into_bytes()), made: made?, now: now? });
+        let ours = |commit| {
+            let parts = self.branch.maintainers(commit, "upstream");
+            parts.map(|(_, ours)| Some(ours.into_bytes()))
+        };
+        let (made, now) = (ours(&self.made_at)?, ours(tip)?);
+        outputs.push(Output { place, here: Some(here.into_bytes()), made, now });
         Ok(outputs)
     }
 
