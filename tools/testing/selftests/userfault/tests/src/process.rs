@@ -43,17 +43,11 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// Runs `code` in a child, in a process group of its own that is killed at the end.
 pub fn run_apart(limit: Duration, code: impl FnOnce() -> Outcome) -> anyhow::Result<Ended> {
-    let (reader, writer) = message_pipe()?;
-    // SAFETY: This process has one thread only, so that the child may do anything.
-    let child = match unsafe { fork() }.context("fork")? {
-        ForkResult::Parent { child } => child,
-        ForkResult::Child => {
-            drop(reader);
-            let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
-            report(writer, code)
-        }
-    };
-    drop(writer);
+    let own = Pid::from_raw(0);
+    let Running(child, reader) = Running::start(|| {
+        let _ = setpgid(own, own);
+        code()
+    })?;
     // Both sides do it, so that it is done whoever comes first.
     let _ = setpgid(child, child);
     let ended = collect(child, reader, limit);
@@ -69,11 +63,14 @@ impl Running {
     /// standard library that another thread had at the fork is never given back in the child.
     pub fn start(code: impl FnOnce() -> Outcome) -> anyhow::Result<Self> {
         let (reader, writer) = message_pipe()?;
-        // SAFETY: Tests call this before they start threads, or the child starts none and takes no
-        // lock; it ends without unwinding.
+        // SAFETY: Callers have no other threads, or `code` starts none and takes no lock that one
+        // of them may have had; the child ends without unwinding.
         match unsafe { fork() }.context("fork")? {
             ForkResult::Parent { child } => Ok(Self(child, reader)),
-            ForkResult::Child => report(writer, code),
+            ForkResult::Child => {
+                drop(reader);
+                report(writer, code)
+            }
         }
     }
 
